@@ -1,0 +1,25 @@
+# tqserver: `make run` serves pages/, `make test` proves it.
+
+GO      ?= go
+VERSION ?= 0.1.0
+
+.PHONY: build run test vet generate clean
+
+build: ## bin/tqserver
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
+
+run: build ## serve pages/ on http://localhost:8080
+	bin/tqserver
+
+test: vet ## all tests, race detector on
+	$(GO) test -race -count=1 ./...
+
+vet:
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+
+generate: ## regenerate sdk/proto from the .proto files
+	$(GO) generate ./sdk/...
+
+clean:
+	rm -rf bin logs .tqserver
