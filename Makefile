@@ -18,8 +18,8 @@ vet:
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...
 
-generate: ## regenerate sdk/proto from the .proto files
-	$(GO) generate ./sdk/...
+generate: ## make the Go code of the .proto files anew
+	$(GO) test ./sdk/proto -run TestGeneratedCodeIsCurrent -update
 
 clean:
 	rm -rf bin logs .tqserver
