@@ -119,8 +119,8 @@ func (x *WriteRequest) GetBatch() *Batch {
 
 type WriteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
-	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty: stored. Else why not: the kernel keeps the batch and sends it again later.
+	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`    // of the batch
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty: stored, in the hands of the operating system. Else why not: it is sent again later.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,9 +356,9 @@ const file_tqserver_rotator_v1_rotator_proto_rawDesc = "" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSOURCE_KERNEL\x10\x01\x12\x11\n" +
 	"\rSOURCE_STDOUT\x10\x02\x12\x11\n" +
-	"\rSOURCE_STDERR\x10\x032k\n" +
-	"\aRotator\x12`\n" +
-	"\x05Write\x12(.tqserver.plugin.rotator.v1.WriteRequest\x1a).tqserver.plugin.rotator.v1.WriteResponse(\x010\x01BFZDgithub.com/tqserver/tqserver/sdk/proto/tqserver/rotator/v1;rotatorv1b\x06proto3"
+	"\rSOURCE_STDERR\x10\x032g\n" +
+	"\aRotator\x12\\\n" +
+	"\x05Write\x12(.tqserver.plugin.rotator.v1.WriteRequest\x1a).tqserver.plugin.rotator.v1.WriteResponseBFZDgithub.com/tqserver/tqserver/sdk/proto/tqserver/rotator/v1;rotatorv1b\x06proto3"
 
 var (
 	file_tqserver_rotator_v1_rotator_proto_rawDescOnce sync.Once

@@ -28,9 +28,9 @@ const (
 //
 // Rotator stores log lines.
 type RotatorClient interface {
-	// Write lives as long as the plugin. The kernel sends batches with rising seq and forgets a batch when it is
-	// acknowledged; after a reconnect it sends those again that were not. The plugin answers each batch, in order.
-	Write(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteRequest, WriteResponse], error)
+	// Write stores one batch and acknowledges it by its seq. The kernel sends one batch at a time, forgets it when it is
+	// acknowledged, and sends it again, to a new instance of the plugin if need be, when it is not.
+	Write(ctx context.Context, in *WriteRequest, opts ...grpc.CallOption) (*WriteResponse, error)
 }
 
 type rotatorClient struct {
@@ -41,18 +41,15 @@ func NewRotatorClient(cc grpc.ClientConnInterface) RotatorClient {
 	return &rotatorClient{cc}
 }
 
-func (c *rotatorClient) Write(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteRequest, WriteResponse], error) {
+func (c *rotatorClient) Write(ctx context.Context, in *WriteRequest, opts ...grpc.CallOption) (*WriteResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Rotator_ServiceDesc.Streams[0], Rotator_Write_FullMethodName, cOpts...)
+	out := new(WriteResponse)
+	err := c.cc.Invoke(ctx, Rotator_Write_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[WriteRequest, WriteResponse]{ClientStream: stream}
-	return x, nil
+	return out, nil
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Rotator_WriteClient = grpc.BidiStreamingClient[WriteRequest, WriteResponse]
 
 // RotatorServer is the server API for Rotator service.
 // All implementations must embed UnimplementedRotatorServer
@@ -60,9 +57,9 @@ type Rotator_WriteClient = grpc.BidiStreamingClient[WriteRequest, WriteResponse]
 //
 // Rotator stores log lines.
 type RotatorServer interface {
-	// Write lives as long as the plugin. The kernel sends batches with rising seq and forgets a batch when it is
-	// acknowledged; after a reconnect it sends those again that were not. The plugin answers each batch, in order.
-	Write(grpc.BidiStreamingServer[WriteRequest, WriteResponse]) error
+	// Write stores one batch and acknowledges it by its seq. The kernel sends one batch at a time, forgets it when it is
+	// acknowledged, and sends it again, to a new instance of the plugin if need be, when it is not.
+	Write(context.Context, *WriteRequest) (*WriteResponse, error)
 	mustEmbedUnimplementedRotatorServer()
 }
 
@@ -73,8 +70,8 @@ type RotatorServer interface {
 // pointer dereference when methods are called.
 type UnimplementedRotatorServer struct{}
 
-func (UnimplementedRotatorServer) Write(grpc.BidiStreamingServer[WriteRequest, WriteResponse]) error {
-	return status.Error(codes.Unimplemented, "method Write not implemented")
+func (UnimplementedRotatorServer) Write(context.Context, *WriteRequest) (*WriteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Write not implemented")
 }
 func (UnimplementedRotatorServer) mustEmbedUnimplementedRotatorServer() {}
 func (UnimplementedRotatorServer) testEmbeddedByValue()                 {}
@@ -97,12 +94,23 @@ func RegisterRotatorServer(s grpc.ServiceRegistrar, srv RotatorServer) {
 	s.RegisterService(&Rotator_ServiceDesc, srv)
 }
 
-func _Rotator_Write_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(RotatorServer).Write(&grpc.GenericServerStream[WriteRequest, WriteResponse]{ServerStream: stream})
+func _Rotator_Write_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotatorServer).Write(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rotator_Write_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotatorServer).Write(ctx, req.(*WriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Rotator_WriteServer = grpc.BidiStreamingServer[WriteRequest, WriteResponse]
 
 // Rotator_ServiceDesc is the grpc.ServiceDesc for Rotator service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -110,14 +118,12 @@ type Rotator_WriteServer = grpc.BidiStreamingServer[WriteRequest, WriteResponse]
 var Rotator_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "tqserver.plugin.rotator.v1.Rotator",
 	HandlerType: (*RotatorServer)(nil),
-	Methods:     []grpc.MethodDesc{},
-	Streams: []grpc.StreamDesc{
+	Methods: []grpc.MethodDesc{
 		{
-			StreamName:    "Write",
-			Handler:       _Rotator_Write_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
+			MethodName: "Write",
+			Handler:    _Rotator_Write_Handler,
 		},
 	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "tqserver/rotator/v1/rotator.proto",
 }

@@ -1,0 +1,48 @@
+package sdk
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+)
+
+// Option adds an ability to a plugin.
+type Option func(*plugin)
+
+// Config gives a plugin a typed configuration. C is a struct whose tags are the schema of the YAML's `config:` block
+// (see Schema); a key that is not in it is refused, with its line, before the plugin sees it. apply is called with the
+// defaults filled in, once before the stage's first call, and again whenever the block changes; an error keeps the
+// configuration before. If *C has a method `Validate() error`, it is called first; it must have no side effects.
+func Config[C any](apply func(ctx context.Context, config C) error) Option {
+	t := reflect.TypeFor[C]()
+	if t.Kind() != reflect.Struct {
+		panic(fmt.Sprintf("sdk: a configuration is a struct, not %s", t))
+	}
+	schema := schemaOf(t)
+	decode := func(config []byte) (*C, []Diagnostic) {
+		c := new(C)
+		if found := schema.Check(config); len(found) > 0 {
+			return nil, found
+		}
+		if err := schema.fill(reflect.ValueOf(c).Elem(), config); err != nil {
+			return nil, []Diagnostic{{Path: "config", Message: err.Error()}}
+		}
+		if v, ok := any(c).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return nil, []Diagnostic{{Path: "config", Message: err.Error()}}
+			}
+		}
+		return c, nil
+	}
+	return func(p *plugin) {
+		p.schema = schema
+		p.validate = func(config []byte) []Diagnostic { _, found := decode(config); return found }
+		p.configure = func(ctx context.Context, config []byte) error {
+			c, found := decode(config)
+			if len(found) > 0 {
+				return fmt.Errorf("%s", found[0])
+			}
+			return apply(ctx, *c)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	resolverpb "github.com/tqserver/tqserver/sdk/proto/tqserver/resolver/v1"
+)
+
+// Tree is what a resolver turns into a table.
+type Tree struct {
+	Root     string // absolute path of the pages directory
+	Revision uint64 // rises with each tree
+}
+
+// Table is a whole route table.
+type Table struct {
+	Epoch       string // unique for each start of the plugin
+	Version     uint64 // rises within an epoch
+	Revision    uint64 // of the tree that it answers
+	Routes      []Route
+	Diagnostics []Diagnostic // of the tree: shown to the user, the table still counts
+	AllowEmpty  bool         // a table without routes is meant, not a fault
+}
+
+// Route is the place of one page.
+type Route struct {
+	Host   string // lower case, without port; "": every host
+	Path   string // canonical: starts with "/", no trailing "/" except the root, no "//", "." or ".."
+	Page   string // name, unique in a table, e.g. "api/users"
+	Dir    string // absolute path of the page's directory
+	Source string // absolute path of the directory to build: Dir or one below it
+}
+
+// RefusedError says why the kernel did not take a table.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "sdk: table refused: " + e.Reason }
+
+// NewResolver speaks to the resolver of a plugin. The error of push is sent to the plugin as the reason for refusing.
+func NewResolver(conn grpc.ClientConnInterface) Resolver {
+	return resolverClient{resolverpb.NewResolverClient(conn)}
+}
+
+type resolverClient struct{ rpc resolverpb.ResolverClient }
+
+func (c resolverClient) Resolve(ctx context.Context, trees <-chan Tree, push func(Table) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.rpc.Resolve(ctx)
+	if err != nil {
+		return err
+	}
+	out := sender[*resolverpb.ResolveRequest]{send: stream.Send}
+	sendTree := func(t Tree) error {
+		return out.Send(&resolverpb.ResolveRequest{Kind: &resolverpb.ResolveRequest_Tree{
+			Tree: &resolverpb.Tree{Root: t.Root, Revision: t.Revision}}})
+	}
+	take := func(m *resolverpb.ResolveResponse) error {
+		ack := &resolverpb.Ack{Version: m.GetTable().GetVersion()}
+		if err := push(tableFromProto(m.GetTable())); err != nil {
+			ack.Error = err.Error()
+		}
+		return out.Send(&resolverpb.ResolveRequest{Kind: &resolverpb.ResolveRequest_Ack{Ack: ack}})
+	}
+	return duplex(cancel,
+		func() error { return forward(ctx, trees, sendTree) },
+		func() error { return receive(stream.Recv, take) })
+}
+
+type resolverServer struct {
+	resolverpb.UnimplementedResolverServer
+	impl    Resolver
+	epoch   string
+	version atomic.Uint64
+}
+
+func (s *resolverServer) Resolve(stream grpc.BidiStreamingServer[resolverpb.ResolveRequest, resolverpb.ResolveResponse]) error {
+	session := &resolveSession{server: s, trees: newLatest[Tree](), acks: map[uint64]chan string{},
+		out: sender[*resolverpb.ResolveResponse]{send: stream.Send}}
+	recv := func() error { return receive(stream.Recv, session.take) }
+	return serveStream(stream.Context(), recv, func(ctx context.Context) error {
+		return s.impl.Resolve(ctx, session.trees, func(t Table) error { return session.push(ctx, t) })
+	})
+}
+
+// resolveSession is one stream: trees in, tables out, acks matched to the tables that wait for them.
+type resolveSession struct {
+	server *resolverServer
+	trees  latest[Tree]
+	out    sender[*resolverpb.ResolveResponse]
+	mu     sync.Mutex
+	acks   map[uint64]chan string
+}
+
+func (s *resolveSession) take(m *resolverpb.ResolveRequest) error {
+	switch k := m.GetKind().(type) {
+	case *resolverpb.ResolveRequest_Tree:
+		s.trees.put(Tree{Root: k.Tree.GetRoot(), Revision: k.Tree.GetRevision()})
+	case *resolverpb.ResolveRequest_Ack:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ack, ok := s.acks[k.Ack.GetVersion()]; ok {
+			ack <- k.Ack.GetError()
+			delete(s.acks, k.Ack.GetVersion())
+		}
+	}
+	return nil
+}
+
+func (s *resolveSession) push(ctx context.Context, t Table) error {
+	t.Epoch, t.Version = s.server.epoch, s.server.version.Add(1)
+	ack := make(chan string, 1)
+	s.mu.Lock()
+	s.acks[t.Version] = ack
+	s.mu.Unlock()
+	if err := s.out.Send(&resolverpb.ResolveResponse{Table: tableToProto(t)}); err != nil {
+		return fmt.Errorf("push table: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case reason := <-ack:
+		if reason != "" {
+			return &RefusedError{reason}
+		}
+		return nil
+	}
+}
+
+// ResolverFunc makes a Resolver of a function from a tree to its routes. The function is called once for each tree;
+// its error is reported as a diagnostic, beside the routes of its last success.
+func ResolverFunc(resolve func(ctx context.Context, t Tree) (Table, error)) Resolver {
+	return resolverFunc(resolve)
+}
+
+type resolverFunc func(ctx context.Context, t Tree) (Table, error)
+
+var _ Resolver = resolverFunc(nil)
+
+func (f resolverFunc) Resolve(ctx context.Context, trees <-chan Tree, push func(Table) error) error {
+	var last Table
+	return forward(ctx, trees, func(t Tree) error {
+		table, err := f(ctx, t)
+		if err != nil {
+			table = last
+			table.Diagnostics = []Diagnostic{{Message: err.Error(), File: t.Root}}
+		} else {
+			last = table
+		}
+		table.Revision = t.Revision
+		var refused *RefusedError
+		if err := push(table); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+		return nil
+	})
+}
+
+func tableToProto(t Table) *resolverpb.Table {
+	return &resolverpb.Table{Epoch: t.Epoch, Version: t.Version, Revision: t.Revision,
+		Diagnostics: each(t.Diagnostics, diagnosticToProto), AllowEmpty: t.AllowEmpty,
+		Routes: each(t.Routes, func(r Route) *resolverpb.Route {
+			return &resolverpb.Route{Host: r.Host, Path: r.Path, Page: r.Page, Dir: r.Dir, Source: r.Source}
+		})}
+}
+
+func tableFromProto(t *resolverpb.Table) Table {
+	return Table{Epoch: t.GetEpoch(), Version: t.GetVersion(), Revision: t.GetRevision(),
+		Diagnostics: each(t.GetDiagnostics(), diagnosticFromProto), AllowEmpty: t.GetAllowEmpty(),
+		Routes: each(t.GetRoutes(), func(r *resolverpb.Route) Route {
+			return Route{Host: r.GetHost(), Path: r.GetPath(), Page: r.GetPage(), Dir: r.GetDir(), Source: r.GetSource()}
+		})}
+}
