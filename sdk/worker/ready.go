@@ -1,0 +1,49 @@
+package worker
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// takeReadyPipe returns the pipe that TQ_READY_FD names, nil when it is unset.
+// It removes the variable and marks the descriptor close-on-exec, because a
+// child that held the pipe could keep the kernel waiting or answer for us.
+func takeReadyPipe() (*os.File, error) {
+	const name, form = "TQ_READY_FD", "the number of an open pipe, 3 or higher"
+	value := os.Getenv(name)
+	os.Unsetenv(name)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < 3 || !isPipe(fd) {
+		return nil, malformed(name, value, form)
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "readiness pipe"), nil
+}
+
+func isPipe(fd int) bool {
+	var stat syscall.Stat_t
+	if err := syscall.Fstat(fd, &stat); err != nil {
+		return false
+	}
+	kind := stat.Mode & syscall.S_IFMT
+	return kind == syscall.S_IFIFO || kind == syscall.S_IFSOCK
+}
+
+// announce writes the one byte that the kernel waits for and closes the pipe.
+func (r *Runtime) announce() error {
+	if r.ready == nil {
+		return nil
+	}
+	_, err := r.ready.Write([]byte{'1'})
+	r.ready.Close()
+	r.ready = nil
+	if err != nil {
+		return fmt.Errorf("worker: tell tqserver that page %s is ready: %w", r.Route, err)
+	}
+	return nil
+}

@@ -1,0 +1,10 @@
+package sdk
+
+import "embed"
+
+// WorkerSource is the source of the package sdk/worker, rooted above its folder
+// ("worker/runtime.go" and so on), without its tests. Written next to a site, it
+// lets the site's pages build without a network.
+//
+//go:embed worker/env.go worker/flight.go worker/health.go worker/ready.go worker/runtime.go
+var WorkerSource embed.FS
