@@ -3,6 +3,7 @@ package worker
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,7 +144,7 @@ func launch(t *testing.T, page string, env ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{cmd: exec.Command(os.Args[0]), port: freePort(t), ready: r, exited: make(chan error, 1)}
-	p.cmd.Env = append([]string{"TEST_PAGE=" + page, "TQ_READY_FD=3", "TQ_ROUTE=/test",
+	p.cmd.Env = append([]string{"TEST_PAGE=" + page, "GORACE=atexit_sleep_ms=0", "TQ_READY_FD=3", "TQ_ROUTE=/test",
 		"TQ_SHUTDOWN_GRACE_PERIOD_MS=30000", "TQ_PORT=" + strconv.Itoa(p.port)}, env...)
 	p.cmd.ExtraFiles = []*os.File{w}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
@@ -187,6 +189,15 @@ func (p *process) wait(t *testing.T) error {
 }
 
 func (p *process) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", p.port, path) }
+
+// refuses reports whether the page has stopped accepting connections.
+func (p *process) refuses() bool {
+	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", p.port))
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
 
 // get opens a response and a scanner over its lines; one connection each.
 func (p *process) get(t *testing.T, path string) (*http.Response, *bufio.Scanner) {

@@ -92,13 +92,7 @@ func TestDrainFinishesRequests(t *testing.T) {
 		_, lines := p.get(t, "/slow")
 		wantLine(t, lines, "begin")
 		p.cmd.Process.Signal(sig)
-		eventually(t, "new connections are refused", func() bool {
-			conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", p.port))
-			if err == nil {
-				conn.Close()
-			}
-			return errors.Is(err, syscall.ECONNREFUSED)
-		})
+		eventually(t, "new connections are refused", p.refuses)
 		wantLine(t, lines, "end")
 		// The grace is longer than the test's patience.
 		if err := p.wait(t); err != nil || !p.stdout.has("returned") {
@@ -120,11 +114,11 @@ func TestDrainServesOpenConnections(t *testing.T) {
 	if res := exchange(t, conn, in); res.Close {
 		t.Fatal("worker ends a keep-alive connection by itself")
 	}
-	_, busy := p.get(t, "/slow")
+	_, busy := p.get(t, "/never")
 	wantLine(t, busy, "begin")
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	eventually(t, "a response asks to reconnect", func() bool { return exchange(t, conn, in).Close })
-	wantLine(t, busy, "end")
+	p.cmd.Process.Signal(syscall.SIGTERM)
 	if err := p.wait(t); err != nil {
 		t.Error(err)
 	}
@@ -165,13 +159,7 @@ func TestSecondSignalHurries(t *testing.T) {
 	_, lines := p.get(t, "/never")
 	wantLine(t, lines, "begin")
 	p.cmd.Process.Signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
-		conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", p.port))
-		if err == nil {
-			conn.Close()
-		}
-		return err != nil
-	})
+	eventually(t, "new connections are refused", p.refuses)
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	if err := p.wait(t); err != nil || !p.stdout.has("returned") {
 		t.Errorf("exit %v, stdout %q; want nil from StartServer", err, p.stdout.String())
