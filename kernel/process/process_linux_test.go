@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,26 +26,40 @@ func TestChildDiesWithParent(t *testing.T) {
 	eventually(t, time.Second, "child dead after kill -9 of its parent", func() bool { return !GroupAlive(child) })
 }
 
-// The thread of the goroutine that calls Start ends; a parent-death signal bound to it would kill the child.
-func TestChildOutlivesCallersThread(t *testing.T) {
-	var c *started
-	tid := make(chan int)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		defer func() { tid <- syscall.Gettid() }()
-		c = start(t, "echo")
-	}()
-	task := "/proc/self/task/" + strconv.Itoa(<-tid)
-	eventually(t, 5*time.Second, "end of the thread", func() bool {
-		_, err := os.Stat(task)
-		return os.IsNotExist(err)
-	})
-	if c == nil {
-		return // start has failed the test
-	}
+// Every thread that Go may end does end after the start; a parent-death signal bound to one of them would
+// kill the child.
+func TestChildOutlivesThreads(t *testing.T) {
+	c := start(t, "echo")
+	endThreads(t, 64)
 	io.WriteString(c.in, "still here\n")
 	if got := c.line(t); got != "still here" {
 		t.Fatalf("read %q", got)
+	}
+}
+
+// endThreads makes n goroutines take a thread each, idle ones first, and end it with them.
+func endThreads(t *testing.T, n int) {
+	t.Helper()
+	tids := make(chan int, n)
+	var taken sync.WaitGroup
+	taken.Add(n)
+	for range n {
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			tids <- syscall.Gettid()
+			taken.Done()
+			taken.Wait()
+		}()
+	}
+	for range n {
+		tid := <-tids
+		if tid == os.Getpid() {
+			continue // the main thread is parked instead
+		}
+		eventually(t, 5*time.Second, "end of a thread", func() bool {
+			_, err := os.Stat("/proc/self/task/" + strconv.Itoa(tid))
+			return os.IsNotExist(err)
+		})
 	}
 }
 
