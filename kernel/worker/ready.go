@@ -1,0 +1,175 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	firstPause   = 2 * time.Millisecond // between two looks at /health, growing to
+	longestPause = 50 * time.Millisecond
+	healthLimit  = 2 * time.Second // for one answer of /health
+)
+
+// ErrExited is what Ready returns, wrapped, when the process has ended before it was ready.
+var ErrExited = errors.New("exited before it was ready")
+
+// errStranger says that what listens on the port is not the worker.
+var errStranger = errors.New("another process listens on the port")
+
+// NotReadyError is the error of Ready.
+type NotReadyError struct {
+	ID     string   // of the worker
+	Reason string   // what was seen, in words
+	Tail   []string // what Worker.Tail returned
+	Err    error    // ErrExited or the cause of the context's end
+}
+
+func (e *NotReadyError) Error() string {
+	text := fmt.Sprintf("start worker %s: %v: %s", e.ID, e.Err, e.Reason)
+	if len(e.Tail) > 0 {
+		text += "; last on stderr:\n\t" + strings.Join(e.Tail, "\n\t")
+	}
+	return text
+}
+
+func (e *NotReadyError) Unwrap() error { return e.Err }
+
+// Ready blocks until the worker is ready to serve and returns nil, or a [*NotReadyError] when its process has ended
+// (wraps [ErrExited]) or ctx has (wraps its cause). Give ctx a deadline: there is none here.
+//
+// A worker is ready when it writes a byte to the descriptor named by TQ_READY_FD, or when GET /health on its port is
+// answered with 200. On Linux that answer counts only if the listening socket belongs to a process of the worker's
+// group; nothing is ever sent to another one. Elsewhere that is taken for granted.
+func (w *Worker) Ready(ctx context.Context) error {
+	polling, stop := context.WithCancel(ctx)
+	h := newHealth(w)
+	healthy := make(chan struct{})
+	var poller sync.WaitGroup
+	poller.Go(func() {
+		if h.poll(polling) {
+			close(healthy)
+		}
+	})
+	defer poller.Wait() // the last of the three
+	defer h.client.CloseIdleConnections()
+	defer stop()
+	select {
+	case <-w.done:
+	case <-w.said:
+	case <-healthy:
+	case <-ctx.Done():
+	}
+	return w.verdict(ctx, healthy, h)
+}
+
+// verdict tells what has happened; of several things the one that matters most.
+func (w *Worker) verdict(ctx context.Context, healthy <-chan struct{}, h *health) error {
+	switch {
+	case isClosed(w.done):
+		return &NotReadyError{w.spec.ID, "it " + w.how, w.Tail(), ErrExited}
+	case isClosed(w.said), isClosed(healthy):
+		return nil
+	}
+	reason := fmt.Sprintf("%s; a page has to listen on 127.0.0.1 at the port in TQ_PORT and to answer GET /health with 200", h.last())
+	return &NotReadyError{w.spec.ID, reason, w.Tail(), context.Cause(ctx)}
+}
+
+// health asks a worker for its health.
+type health struct {
+	pid    int
+	port   int
+	addr   string
+	client *http.Client
+	mu     sync.Mutex
+	seen   string
+}
+
+func newHealth(w *Worker) *health {
+	h := &health{pid: w.pid, port: w.spec.Port, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.spec.Port))}
+	h.seen = "nothing listens on " + h.addr
+	h.client = &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: h.dial}, // and no proxy from the environment
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:       healthLimit,
+	}
+	return h
+}
+
+// dial connects to the worker and to nobody else.
+func (h *health) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if !listens(h.pid, h.port) {
+		conn.Close()
+		return nil, errStranger
+	}
+	h.saw("GET /health on " + h.addr + " is not answered")
+	return conn, nil
+}
+
+// poll asks until the answer is 200 or ctx ends.
+func (h *health) poll(ctx context.Context) bool {
+	for pause := firstPause; ; pause = min(pause*3/2, longestPause) {
+		if h.ask(ctx) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (h *health) ask(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.addr+"/health", nil)
+	if err != nil {
+		h.saw(err.Error())
+		return false
+	}
+	resp, err := h.client.Do(req)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		h.saw("nothing listens on " + h.addr)
+	case errors.Is(err, errStranger):
+		h.saw(fmt.Sprintf("%s belongs to another process, which `ss -ltnp` shows", h.addr))
+	case err != nil && !isTimeout(err) && ctx.Err() == nil:
+		h.saw(err.Error())
+	}
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	io.CopyN(io.Discard, resp.Body, 4<<10)
+	h.saw(fmt.Sprintf("GET /health on %s answered %s", h.addr, resp.Status))
+	return resp.StatusCode == http.StatusOK
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func (h *health) saw(what string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = what
+}
+
+func (h *health) last() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.seen
+}
