@@ -24,6 +24,9 @@ const busyRetries = 3
 // completed, not replaced. Standard streams should be nil or *os.File: pipes made by cmd itself do not
 // survive a retry. It is safe for concurrent use.
 //
+// The child gets its standard streams, cmd.ExtraFiles and, on Linux 5.11 and later, no other descriptor: those
+// that this process was itself started with are marked close-on-exec at the first Start.
+//
 // A binary that was written a moment ago can still be open for writing in a process forked meanwhile
 // (golang/go#22315). Such an ETXTBSY is tried again three times within 7 ms.
 func Start(cmd *exec.Cmd) error {
@@ -94,6 +97,7 @@ type request struct {
 
 // requests leads to the one goroutine that starts every child; the first Start launches it.
 var requests = sync.OnceValue(func() chan<- request {
+	keepDescriptors()
 	c := make(chan request)
 	go starter(c)
 	return c

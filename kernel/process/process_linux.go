@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -54,6 +55,10 @@ func hasLiveMember(pid int) bool {
 	members, err := Members(pid)
 	return err != nil || len(members) > 0
 }
+
+// keepDescriptors makes all descriptors close-on-exec but the standard ones. Go opens its own like that; what is
+// left is what a shell or an init system has leaked into this process. Older kernels cannot do it at once.
+func keepDescriptors() { unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) }
 
 func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 

@@ -21,10 +21,10 @@ const (
 )
 
 // ErrExited is what Ready returns, wrapped, when the process has ended before it was ready.
-var ErrExited = errors.New("exited before it was ready")
+var ErrExited = errors.New("worker: exited before it was ready")
 
 // errStranger says that what listens on the port is not the worker.
-var errStranger = errors.New("another process listens on the port")
+var errStranger = errors.New("worker: another process listens on the port")
 
 // NotReadyError is the error of Ready.
 type NotReadyError struct {
@@ -35,13 +35,14 @@ type NotReadyError struct {
 }
 
 func (e *NotReadyError) Error() string {
-	text := fmt.Sprintf("start worker %s: %v: %s", e.ID, e.Err, e.Reason)
+	text := fmt.Sprintf("start worker %s: %s", e.ID, e.Reason)
 	if len(e.Tail) > 0 {
 		text += "; last on stderr:\n\t" + strings.Join(e.Tail, "\n\t")
 	}
 	return text
 }
 
+// Unwrap returns Err.
 func (e *NotReadyError) Unwrap() error { return e.Err }
 
 // Ready blocks until the worker is ready to serve and returns nil, or a [*NotReadyError] when its process has ended
@@ -76,12 +77,14 @@ func (w *Worker) Ready(ctx context.Context) error {
 func (w *Worker) verdict(ctx context.Context, healthy <-chan struct{}, h *health) error {
 	switch {
 	case isClosed(w.done):
-		return &NotReadyError{w.spec.ID, "it " + w.how, w.Tail(), ErrExited}
+		return &NotReadyError{w.spec.ID, "it " + w.how + " before it was ready", w.Tail(), ErrExited}
 	case isClosed(w.said), isClosed(healthy):
 		return nil
 	}
-	reason := fmt.Sprintf("%s; a page has to listen on 127.0.0.1 at the port in TQ_PORT and to answer GET /health with 200", h.last())
-	return &NotReadyError{w.spec.ID, reason, w.Tail(), context.Cause(ctx)}
+	cause := context.Cause(ctx)
+	reason := fmt.Sprintf("not ready in time (%v): %s; a page has to listen on 127.0.0.1 at the port in TQ_PORT and to answer GET /health with 200",
+		cause, h.last())
+	return &NotReadyError{w.spec.ID, reason, w.Tail(), cause}
 }
 
 // health asks a worker for its health.
