@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -93,9 +93,13 @@ type health struct {
 	port   int
 	addr   string
 	client *http.Client
-	mu     sync.Mutex
-	seen   string
+
+	answered atomic.Bool
+	mu       sync.Mutex
+	seen     string // most recently, in words
 }
+
+func (h *health) unanswered() string { return "GET /health on " + h.addr + " is not answered" }
 
 func newHealth(w *Worker) *health {
 	h := &health{pid: w.pid, port: w.spec.Port, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.spec.Port))}
@@ -118,7 +122,9 @@ func (h *health) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		conn.Close()
 		return nil, errStranger
 	}
-	h.saw("GET /health on " + h.addr + " is not answered")
+	if !h.answered.Load() { // or what it said counts more than that ctx ended in the midst of the next answer
+		h.saw(h.unanswered())
+	}
 	return conn, nil
 }
 
@@ -148,14 +154,17 @@ func (h *health) ask(ctx context.Context) bool {
 		h.saw("nothing listens on " + h.addr)
 	case errors.Is(err, errStranger):
 		h.saw(fmt.Sprintf("%s belongs to another process, which `ss -ltnp` shows", h.addr))
-	case err != nil && !isTimeout(err) && ctx.Err() == nil:
+	case err != nil && ctx.Err() != nil: // says nothing about the worker
+	case err != nil && isTimeout(err):
+		h.saw(h.unanswered())
+	case err != nil:
 		h.saw(err.Error())
 	}
 	if err != nil {
 		return false
 	}
-	defer resp.Body.Close()
-	io.CopyN(io.Discard, resp.Body, 4<<10)
+	resp.Body.Close()
+	h.answered.Store(true)
 	h.saw(fmt.Sprintf("GET /health on %s answered %s", h.addr, resp.Status))
 	return resp.StatusCode == http.StatusOK
 }

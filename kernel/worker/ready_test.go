@@ -41,7 +41,7 @@ func TestNeverReady(t *testing.T) {
 			if role != "silent" {
 				eventually(t, 10*time.Second, "the listener", func() bool { return listens(w.PID(), w.Port()) })
 			}
-			err := ready(t, w, 300*time.Millisecond)
+			err := ready(t, w, time.Second)
 			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %q", err, want)
 			}

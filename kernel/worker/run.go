@@ -66,8 +66,8 @@ func (w *Worker) endGroup() {
 	w.mu.Lock()
 	term, grace := w.term, w.grace
 	w.mu.Unlock()
-	if term {
-		process.AwaitGroup(w.pid, grace, w.killed)
+	if term { // Stop closes killed when the time is over
+		process.AwaitGroup(w.pid, grace+killLimit, w.killed)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
