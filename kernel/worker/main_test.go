@@ -50,6 +50,7 @@ var roles = map[string]func(){
 	"clan":     func() { fmt.Println(fork(false, "stubborn")); untilTerm(sayReady) },
 	"orphaner": func() { fmt.Println(fork(false, "silent")) },
 	"daemon":   func() { fmt.Println(fork(true, "silent")) },
+	"once":     onlyOnce,
 	"flood":    flood,
 	"shapes":   func() { fmt.Print(strings.Join(shapes, "\n")) },
 	"report":   report,
@@ -71,6 +72,19 @@ func slowEnd() {
 	untilTerm(func() { fmt.Println("grandchild is up") })
 	time.Sleep(50 * time.Millisecond)
 	fmt.Println("grandchild is done")
+}
+
+// onlyOnce fails if a second SIGTERM comes within 100 ms of the first.
+func onlyOnce() {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, syscall.SIGTERM)
+	sayReady()
+	<-c
+	select {
+	case <-c:
+		os.Exit(5)
+	case <-time.After(100 * time.Millisecond):
+	}
 }
 
 func sayReady() {
@@ -156,17 +170,17 @@ func middle() {
 	forever()
 }
 
-// printed collects what a worker prints.
+// printed keeps what Output got.
 type printed struct {
 	mu    sync.Mutex
-	lines map[Stream][]string
+	lines map[Stream][][]byte
 	more  chan struct{}
 }
 
 func (p *printed) add(s Stream, _ time.Time, line []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lines[s] = append(p.lines[s], string(line))
+	p.lines[s] = append(p.lines[s], line)
 	select {
 	case p.more <- struct{}{}:
 	default:
@@ -176,7 +190,11 @@ func (p *printed) add(s Stream, _ time.Time, line []byte) {
 func (p *printed) get(s Stream) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.lines[s])
+	texts := make([]string, len(p.lines[s]))
+	for i, line := range p.lines[s] {
+		texts[i] = string(line)
+	}
+	return texts
 }
 
 // line waits for the nth line of stdout.
@@ -211,7 +229,7 @@ func run(t *testing.T, role string, set ...func(*Spec)) (*Worker, *printed) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &printed{lines: map[Stream][]string{}, more: make(chan struct{}, 1)}
+	out := &printed{lines: map[Stream][][]byte{}, more: make(chan struct{}, 1)}
 	spec := Spec{
 		ID: role + "#1", Argv: []string{exe, "child", role}, Output: out.add,
 		Env: []string{"GORACE=atexit_sleep_ms=0"}, // the race detector waits a second at exit
