@@ -1,0 +1,46 @@
+package proxy
+
+import "time"
+
+// Entry is one finished request, for the log. No field holds control
+// characters.
+type Entry struct {
+	Time      time.Time // when the request came
+	Method    string
+	Path      string // escaped, without the query
+	Host      string
+	Page      string // "" if no route matched
+	Release   string // of the worker that answered or was tried last; "" if none
+	Worker    string
+	RequestID string
+	Client    string // address, without port
+	Error     string // "", or the value of X-TQ-Error and then its cause
+	Status    int    // as sent; 101 for upgraded connections, 499 if the client left before there was one
+	Bytes     int64  // of the body, as handed to net/http; for upgraded connections what the client got
+	Duration  time.Duration
+}
+
+func (x *exchange) entry(f *fault) Entry {
+	e := Entry{
+		Time:      x.start,
+		Method:    x.in.Method,
+		Path:      x.in.URL.EscapedPath(),
+		Host:      printable(x.in.Host),
+		Page:      x.page,
+		RequestID: x.id,
+		Client:    x.client(),
+		Status:    x.out.status,
+		Bytes:     x.out.bytes.Load(),
+		Duration:  time.Since(x.start),
+	}
+	if x.endpoint != nil {
+		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
+	}
+	if f != nil {
+		e.Error = f.String()
+		if e.Status == 0 {
+			e.Status = f.status
+		}
+	}
+	return e
+}

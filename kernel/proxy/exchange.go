@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// maxResend bounds how often a request whose pooled connection turned out to
+// be dead is sent again. A dead worker is noticed by the dial that follows.
+const maxResend = 3
+
+// exchange is one request and its answer on their way through the proxy. It
+// belongs to the goroutine of the request.
+type exchange struct {
+	proxy    *Proxy
+	start    time.Time
+	in       *http.Request // as it came, except for the context and the body
+	out      response
+	body     *requestBody // nil: the request has none
+	peer     netip.Addr   // zero: unknown
+	trusted  bool         // peer is a trusted proxy
+	id       string
+	limits   Timeouts
+	page     string
+	endpoint *Endpoint // the last that was tried
+	sendErr  error     // why the last attempt got no answer
+	copyErr  error     // why the worker's answer could not be read to its end
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(r *http.Request) *exchange {
+	return r.Context().Value(exchangeKey{}).(*exchange)
+}
+
+// begin takes a request in.
+func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{proxy: p, start: time.Now(), limits: p.o.Timeouts()}
+	x.in = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	control := http.NewResponseController(w)
+	x.out = response{ResponseWriter: w, control: control, exchange: x}
+	if r.ContentLength != 0 {
+		x.body = &requestBody{ReadCloser: r.Body, control: control, left: r.ContentLength, timeout: x.limits.Read}
+		x.in.Body = x.body
+	}
+	x.identify()
+	return x
+}
+
+// serve routes the request and has it answered. A fault says why it was not,
+// or not to the end.
+func (x *exchange) serve() *fault {
+	path, f := target(x.in)
+	if f != nil {
+		return f
+	}
+	route, ok := x.proxy.Lookup(x.in.Host, path)
+	if !ok {
+		return &fault{status: http.StatusNotFound, kind: kindRouteNotFound}
+	}
+	x.page = route.Backend.page
+	return x.deliver(&turn{backend: route.Backend})
+}
+
+// deliver tries endpoints until one has the request. It goes on only while
+// nothing of the request can have been executed.
+func (x *exchange) deliver(t *turn) *fault {
+	for resend := 0; ; {
+		e, err := t.next(x.in.Context())
+		if err != nil {
+			return x.diagnose(err)
+		}
+		x.endpoint = e
+		err = x.via(e)
+		if err == nil {
+			return nil
+		}
+		if x.out.started || x.in.Context().Err() != nil {
+			return x.diagnose(err)
+		}
+		if dial, ok := errors.AsType[*dialError](err); ok && !isLocalLimit(err) {
+			t.unreachable(e, dial)
+		} else if resend++; resend > maxResend || !x.unsent(err) {
+			return x.diagnose(err)
+		}
+	}
+}
+
+// via forwards to e, which has been entered, and leaves it.
+func (x *exchange) via(e *Endpoint) error {
+	defer e.leave()
+	e.count()
+	if x.body != nil {
+		// Without this net/http reads the whole request before it sends the
+		// first byte of the answer. HTTP/2 needs no asking.
+		_ = x.out.control.EnableFullDuplex()
+	}
+	return x.proxy.forward.forward(x, e)
+}
+
+// unsent reports whether a request that failed with err cannot have been seen
+// by the worker as a whole. The transport itself repeats requests without a
+// body when that is safe. One with a body is written headers first, through a
+// buffer that is flushed only after the body was asked for; so as long as it
+// was not, the worker has no complete head. An expected 100-continue is the
+// exception: there the head goes first.
+func (x *exchange) unsent(err error) bool {
+	return x.body != nil && !x.body.wasTouched() && x.in.Header.Get("Expect") == "" && !isTimeout(err)
+}
+
+// diagnose says which part failed.
+func (x *exchange) diagnose(err error) *fault {
+	if f := asFault(err); f != nil {
+		return f
+	}
+	if bodyErr := x.body.failure(); bodyErr != nil {
+		if isTimeout(bodyErr) {
+			return &fault{http.StatusRequestTimeout, kindReadTimeout, bodyErr}
+		}
+		return &fault{statusClientClosed, kindClientClosed, bodyErr}
+	}
+	if isTimeout(x.out.err) {
+		return &fault{statusClientClosed, kindWriteTimeout, x.out.err}
+	}
+	if x.out.err != nil || x.in.Context().Err() != nil {
+		return &fault{statusClientClosed, kindClientClosed, errors.Join(x.out.err)}
+	}
+	return diagnoseWorker(err)
+}
+
+func diagnoseWorker(err error) *fault {
+	_, isDial := errors.AsType[*dialError](err)
+	switch {
+	case isDial && isLocalLimit(err):
+		return &fault{http.StatusServiceUnavailable, kindProxyLimit, err}
+	case isDial:
+		return &fault{http.StatusBadGateway, kindDial, err}
+	case errors.Is(err, errUpgrade):
+		return &fault{http.StatusBadGateway, kindBadUpgrade, err}
+	case isTimeout(err):
+		return &fault{http.StatusGatewayTimeout, kindResponseTimeout, err}
+	case isDisconnect(err):
+		return &fault{http.StatusBadGateway, kindWorkerClosed, err}
+	}
+	return &fault{http.StatusBadGateway, kindWorkerError, err}
+}
+
+// end settles the connection to the client before the handler returns: nobody
+// reads the body any more, and net/http gets time to write what it buffers.
+func (x *exchange) end(abort bool) {
+	if x.out.hijacked {
+		return
+	}
+	switch {
+	case abort:
+		x.body.end(0)
+	case x.endpoint != nil:
+		x.body.end(lingerTimeout)
+	default:
+		x.body.end(discardTimeout)
+	}
+	x.out.arm()
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
+}

@@ -1,0 +1,343 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestSwapsUnderLoadLoseNothing is the promise of the product: workers come
+// and go, each stopped for good as soon as it is drained, and no client sees it.
+func TestSwapsUnderLoadLoseNothing(t *testing.T) {
+	const swaps, clients = 200, 32
+	s := newSite(t, Options{}, BackendOptions{})
+	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = clients
+	start := func(n int) (*Endpoint, *httptest.Server) {
+		w := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			fmt.Fprintf(w, "%d %d %s", n, len(body), strings.Repeat("x", 20_000))
+		}))
+		return NewEndpoint(EndpointOptions{Addr: w.Listener.Addr().String()}), w
+	}
+	e, w := start(0)
+	s.backend.Set(e)
+
+	var stop atomic.Bool
+	var served, newest atomic.Int64
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			for n := 0; !stop.Load(); n++ {
+				least := newest.Load()
+				got, err := s.roundTrip(i + n)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got < least {
+					t.Errorf("release %d answered after %d was live", got, least)
+				}
+				served.Add(1)
+			}
+		})
+	}
+	for n := 1; n <= swaps && !t.Failed(); n++ {
+		next, server := start(n)
+		s.backend.Set(next)
+		newest.Store(int64(n))
+		must(t, e.Drain(t.Context()))
+		w.CloseClientConnections() // what a late request would run into
+		w.Close()
+		before := served.Load()
+		eventually(t, "load goes on", func() bool { return served.Load() > before || t.Failed() })
+		e, w = next, server
+	}
+	stop.Store(true)
+	wg.Wait()
+	s.backend.Set()
+	must(t, e.Drain(t.Context()))
+	w.Close()
+	if n := e.InFlight(); n != 0 {
+		t.Errorf("%d in flight at the end", n)
+	}
+	t.Logf("%d requests over %d swaps", served.Load(), swaps)
+}
+
+// roundTrip sends one of four kinds of requests and returns which release
+// answered.
+func (s *site) roundTrip(kind int) (int64, error) {
+	var body io.Reader
+	method, size := "GET", 0
+	switch kind % 4 {
+	case 1:
+		method, size = "POST", 10
+		body = strings.NewReader(strings.Repeat("p", size))
+	case 2:
+		method, size = "POST", 50_000
+		body = io.MultiReader(strings.NewReader(strings.Repeat("p", size))) // chunked
+	}
+	r, err := http.NewRequest(method, "http://"+s.addr+"/", body)
+	if err != nil {
+		return 0, err
+	}
+	r.Close = kind%4 == 3
+	res, err := s.client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", method, err)
+	}
+	var release, got int64
+	if _, err := fmt.Sscanf(string(b[:min(len(b), 40)]), "%d %d", &release, &got); err != nil || got != int64(size) || len(b) < 20_000 {
+		return 0, fmt.Errorf("%s %d: %d %.60q", method, size, res.StatusCode, b)
+	}
+	return release, nil
+}
+
+// TestNoRequestLandsOnAnEndpointAfterSet swaps as fast as it can, without HTTP
+// in the way.
+func TestNoRequestLandsOnAnEndpointAfterSet(t *testing.T) {
+	b := NewBackend("p", BackendOptions{})
+	var retired sync.Map
+	endpoints := make([]*Endpoint, 500)
+	for i := range endpoints {
+		endpoints[i] = NewEndpoint(EndpointOptions{})
+	}
+	b.Set(endpoints[0])
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for !stop.Load() {
+				turn := turn{backend: b}
+				e, err := turn.next(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, gone := retired.Load(e); gone {
+					t.Error("got a drained endpoint")
+				}
+				e.leave()
+			}
+		})
+	}
+	for i, next := range endpoints[1:] {
+		if i%7 == 0 {
+			b.Set()
+		}
+		b.Set(next)
+		must(t, endpoints[i].Drain(t.Context()))
+		retired.Store(endpoints[i], true)
+	}
+	stop.Store(true)
+	wg.Wait()
+}
+
+func TestHeldRequestsAreReleasedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBackend("p", hold(time.Minute, 10))
+		got := make([]*Endpoint, 4)
+		var order []int
+		for i := range got {
+			go func() {
+				time.Sleep(time.Duration(i) * time.Second) // arrive one after the other
+				turn := turn{backend: b}
+				e, err := turn.next(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				got[i] = e
+			}()
+		}
+		time.Sleep(time.Hour / 100)
+		synctest.Wait()
+		if b.Held() != 4 {
+			t.Fatalf("%d held", b.Held())
+		}
+		// Each handover counts in, so the queue's order is the order of counts.
+		for el := b.held.Front(); el != nil; el = el.Next() {
+			order = append(order, cap(el.Value.(*waiter).ready))
+		}
+		e := NewEndpoint(EndpointOptions{})
+		b.Set(e)
+		synctest.Wait()
+		if b.Held() != 0 || e.InFlight() != 4 || len(order) != 4 {
+			t.Errorf("%d held, %d in flight", b.Held(), e.InFlight())
+		}
+	})
+}
+
+func TestHoldIsBoundedInTimeAndNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBackend("p", hold(3*time.Second, 2))
+		begin := time.Now()
+		kinds := make(chan string, 3)
+		for range 3 {
+			go func() {
+				turn := turn{backend: b}
+				_, err := turn.next(t.Context())
+				kinds <- fmt.Sprint(asFault(err).kind, " ", time.Since(begin))
+			}()
+		}
+		if got := <-kinds; got != "hold_full 0s" {
+			t.Error(got)
+		}
+		for range 2 {
+			if got := <-kinds; got != "hold_timeout 3s" {
+				t.Error(got)
+			}
+		}
+		if b.Held() != 0 {
+			t.Errorf("%d still held", b.Held())
+		}
+	})
+}
+
+func TestHeldClientThatLeavesIsForgotten(t *testing.T) {
+	s := newSite(t, Options{}, hold(time.Minute, 10))
+	c, _ := s.dial("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	eventually(t, "request is held", func() bool { return s.backend.Held() == 1 })
+	c.Close()
+	eventually(t, "request is forgotten", func() bool { return s.backend.Held() == 0 })
+	if e := s.entry(0); e.Status != 499 || !strings.HasPrefix(e.Error, "client_closed") {
+		t.Errorf("logged %+v", e)
+	}
+}
+
+func TestFailAnswersHeldRequestsAndSetClearsIt(t *testing.T) {
+	s := newSite(t, Options{}, hold(time.Minute, 10))
+	status := make(chan int)
+	go func() {
+		res, _ := s.get("/")
+		status <- res.StatusCode
+	}()
+	eventually(t, "request is held", func() bool { return s.backend.Held() == 1 })
+	s.backend.Fail(errors.New("does not compile"))
+	if got := <-status; got != 503 {
+		t.Errorf("held: %d", got)
+	}
+	if res, _ := s.get("/"); res.StatusCode != 503 {
+		t.Errorf("new: %d", res.StatusCode)
+	}
+	s.serve(text("ok"))
+	if res, _ := s.get("/"); res.StatusCode != 200 {
+		t.Errorf("after Set: %d", res.StatusCode)
+	}
+	s.backend.Fail(errors.New("next build failed"))
+	if res, _ := s.get("/"); res.StatusCode != 200 {
+		t.Errorf("Fail with a ready worker: %d", res.StatusCode)
+	}
+}
+
+func TestCloseAnswersHeldRequests(t *testing.T) {
+	s := newSite(t, Options{}, hold(time.Minute, 10))
+	status := make(chan int)
+	go func() {
+		res, _ := s.get("/")
+		status <- res.StatusCode
+	}()
+	eventually(t, "request is held", func() bool { return s.backend.Held() == 1 })
+	s.backend.Close()
+	s.backend.Set(NewEndpoint(EndpointOptions{}))
+	if got := <-status; got != 404 {
+		t.Errorf("held: %d", got)
+	}
+	if res, _ := s.get("/"); res.StatusCode != 404 {
+		t.Errorf("new: %d", res.StatusCode)
+	}
+}
+
+// TestRequestToACrashedWorkerWaitsForTheNext: the worker is gone, nobody has
+// told the backend yet, and POSTs with bodies come in.
+func TestRequestToACrashedWorkerWaitsForTheNext(t *testing.T) {
+	s := newSite(t, Options{}, hold(10*time.Second, 100))
+	unreachable := make(chan error, 100)
+	dead, w := s.worker(text(""), EndpointOptions{OnUnreachable: func(err error) { unreachable <- err }})
+	w.Close()
+	s.backend.Set(dead)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			res, body := s.do(s.request("POST", "/", strings.NewReader("precious")))
+			if res.StatusCode != 200 || body != "precious" {
+				t.Errorf("got %d %q", res.StatusCode, body)
+			}
+		})
+	}
+	eventually(t, "requests are held", func() bool { return s.backend.Held() == 20 })
+	if len(unreachable) != 20 {
+		t.Errorf("OnUnreachable was called %d times", len(unreachable))
+	}
+	s.backend.Set()
+	s.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	wg.Wait()
+}
+
+// TestPostIsNotReplayed kills the connection after the worker has seen the
+// request.
+func TestPostIsNotReplayed(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	var posts atomic.Int32
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "POST" {
+			posts.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+	})
+	s.get("/") // leaves a connection to reuse
+	for _, body := range []io.Reader{nil, strings.NewReader("x")} {
+		posts.Store(0)
+		if res, _ := s.do(s.request("POST", "/", body)); res.StatusCode != 502 || posts.Load() != 1 {
+			t.Errorf("%d after %d posts", res.StatusCode, posts.Load())
+		}
+	}
+}
+
+// TestReusedConnectionThatDiedIsReplaced: an idempotent request is sent again
+// on a new connection.
+func TestReusedConnectionThatDiedIsReplaced(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	var gets atomic.Int32
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		if gets.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	for range 2 {
+		if res, _ := s.get("/"); res.StatusCode != 200 {
+			t.Error(res.Status)
+		}
+	}
+	if gets.Load() != 3 {
+		t.Errorf("%d gets", gets.Load())
+	}
+}
+
+func TestTheLessLoadedOfTwoIsPicked(t *testing.T) {
+	busy, free := NewEndpoint(EndpointOptions{}), NewEndpoint(EndpointOptions{})
+	busy.enter()
+	set := &endpointSet{endpoints: []*Endpoint{busy, free}}
+	for range 100 {
+		if set.choose(nil) != free {
+			t.Fatal("picked the busy one")
+		}
+	}
+	if set.choose([]*Endpoint{free}) != busy || set.choose(set.endpoints) != nil {
+		t.Error("avoid is not respected")
+	}
+}

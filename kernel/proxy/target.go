@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// target returns the path that r is routed by, or why r is refused. What is
+// routed is what is forwarded: nothing is cleaned, and a path that two parsers
+// could read differently is refused. An encoded slash is data, not a
+// separator: "/api%2Fx" is not below "/api".
+func target(r *http.Request) (string, *fault) {
+	u := r.URL
+	switch {
+	case r.Method == http.MethodConnect:
+		return "", &fault{status: http.StatusMethodNotAllowed, kind: kindMethod}
+	case u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https", u.Opaque != "":
+		return "", badTarget("target is not an http URL")
+	case u.Path == "" && u.Scheme != "":
+		return "/", nil
+	case !strings.HasPrefix(u.Path, "/"):
+		return "", badTarget("target is not a path")
+	case strings.ContainsAny(u.Path, "\\\x00"), strings.Contains(u.RawPath, "#"):
+		return "", badTarget("path holds a backslash, a NUL or a #")
+	case hasDotSegment(u.Path):
+		return "", badTarget("path holds a . or .. segment")
+	case strings.HasPrefix(u.Path, "//") && needsOpaque(u):
+		return "", badTarget("path starts with // and is not encoded")
+	}
+	return routedPath(u), nil
+}
+
+func badTarget(why string) *fault {
+	return &fault{status: http.StatusBadRequest, kind: kindBadRequest, cause: errorString(why)}
+}
+
+// routedPath is u's decoded path with a NUL, which no route holds, in place of
+// each encoded slash.
+func routedPath(u *url.URL) string {
+	if !strings.Contains(u.RawPath, "%2F") && !strings.Contains(u.RawPath, "%2f") {
+		return u.Path
+	}
+	raw := strings.NewReplacer("%2F", "%00", "%2f", "%00").Replace(u.RawPath)
+	path, err := url.PathUnescape(raw)
+	if err != nil { // net/http parsed it before
+		return u.Path
+	}
+	return path
+}
+
+// needsOpaque reports whether net/url would encode u's path in its own way
+// instead of repeating what the client sent.
+func needsOpaque(u *url.URL) bool {
+	return u.RawPath != "" && u.EscapedPath() != u.RawPath
+}
+
+func hasDotSegment(path string) bool {
+	if !strings.Contains(path, "/.") {
+		return false
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
