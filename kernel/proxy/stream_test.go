@@ -1,0 +1,506 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func flush(w http.ResponseWriter) { http.NewResponseController(w).Flush() }
+
+func TestEveryWriteOfAnUnendingAnswerArrives(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	next := make(chan struct{})
+	for _, contentType := range []string{"text/event-stream", "application/octet-stream"} {
+		s.serve(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			flush(w)
+			for range 3 {
+				<-next
+				io.WriteString(w, "data: 1\n\n")
+				flush(w)
+			}
+		})
+		res, err := s.client.Do(s.request("GET", "/", nil)) // returns on the header alone
+		must(t, err)
+		for range 3 {
+			next <- struct{}{} // the worker writes on only after the client has read
+			got := make([]byte, 9)
+			if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != "data: 1\n\n" {
+				t.Errorf("%q, %v", got, err)
+			}
+		}
+		if _, err := io.ReadAll(res.Body); err != nil {
+			t.Error(err)
+		}
+		res.Body.Close()
+	}
+}
+
+func TestAPausedAnswerOfKnownLengthArrives(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	next := make(chan struct{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		io.WriteString(w, "a")
+		flush(w)
+		<-next
+		io.WriteString(w, "b")
+	})
+	res, err := s.client.Do(s.request("GET", "/", nil))
+	must(t, err)
+	defer res.Body.Close()
+	got := make([]byte, 1)
+	_, err = io.ReadFull(res.Body, got)
+	must(t, err)
+	close(next)
+	if rest, err := io.ReadAll(res.Body); err != nil || string(got)+string(rest) != "ab" {
+		t.Errorf("%s%s, %v", got, rest, err)
+	}
+}
+
+func TestTrailersBothWays(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Announced")
+		body, _ := io.ReadAll(r.Body)
+		w.Write(body)
+		w.Header().Set("X-Announced", r.Trailer.Get("X-Sum"))
+		w.Header().Set(http.TrailerPrefix+"X-Unannounced", "u")
+	})
+	r := s.request("POST", "/", io.MultiReader(strings.NewReader("body")))
+	r.Trailer = http.Header{"X-Sum": {"42"}}
+	res, body := s.do(r)
+	if body != "body" || res.Trailer.Get("X-Announced") != "42" || res.Trailer.Get("X-Unannounced") != "u" {
+		t.Errorf("%q %v", body, res.Trailer)
+	}
+}
+
+func TestContinueAndEarlyHints(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			w.WriteHeader(417)
+			return
+		}
+		w.Header().Set("Link", "</style.css>")
+		w.WriteHeader(103)
+		body, _ := io.ReadAll(r.Body)
+		w.Write(body)
+	})
+	var hints []string
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		hints = append(hints, fmt.Sprint(code, h.Get("Link")))
+		return nil
+	}}
+	s.client.Transport.(*http.Transport).ExpectContinueTimeout = 10 * time.Second
+	r := s.request("POST", "/", strings.NewReader("body"), "Expect", "100-continue")
+	res, body := s.do(r.WithContext(httptrace.WithClientTrace(t.Context(), trace)))
+	if res.StatusCode != 200 || body != "body" || !strings.Contains(fmt.Sprint(hints), "103</style.css>") || !strings.Contains(fmt.Sprint(hints), "100") {
+		t.Errorf("%s %q after %v", res.Status, body, hints)
+	}
+	sent := &countingReader{Reader: strings.NewReader("body")}
+	r = s.request("POST", "/no", sent, "Expect", "100-continue")
+	if res, _ := s.do(r); res.StatusCode != 417 || sent.n.Load() != 0 {
+		t.Errorf("%s after %d bytes", res.Status, sent.n.Load())
+	}
+}
+
+type countingReader struct {
+	io.Reader
+	n atomic.Int64
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n.Add(int64(n))
+	return n, err
+}
+
+func TestAnswersWithoutABody(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(304)
+		default:
+			w.Header().Set("Content-Length", "1000")
+		}
+	})
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{{"HEAD", "/", 200}, {"GET", "/204", 204}, {"GET", "/304", 304}, {"HEAD", "/", 200}} {
+		res, body := s.do(s.request(c.method, c.path, nil))
+		if res.StatusCode != c.status || body != "" || c.method == "HEAD" && res.ContentLength != 1000 {
+			t.Errorf("%s %s: %s %q", c.method, c.path, res.Status, body)
+		}
+	}
+}
+
+func TestLargeBodiesStreamBothWays(t *testing.T) {
+	const size = 64 << 20
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) { flush(w); io.Copy(w, r.Body) })
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	res, err := s.client.Do(s.request("POST", "/", io.LimitReader(zeros{}, size)))
+	must(t, err)
+	defer res.Body.Close()
+	n, err := io.Copy(io.Discard, res.Body)
+	if n != size || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > size/4 {
+		t.Errorf("allocated %d bytes", grown)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestEarlyAnswerEndsTheUpload: the worker refuses a body that the client goes
+// on sending, or stalls in the middle of.
+func TestEarlyAnswerEndsTheUpload(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "too large", 413)
+	})
+	for _, head := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked", "Content-Length: 1000"} {
+		begin := time.Now()
+		_, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\n" + head + "\r\n\r\n5\r\nhello\r\n")
+		res, err := http.ReadResponse(r, nil)
+		must(t, err)
+		body, err := io.ReadAll(res.Body)
+		if res.StatusCode != 413 || string(body) != "too large\n" || err != nil || !res.Close {
+			t.Errorf("%s: %s %q %v, close: %v", head, res.Status, body, err, res.Close)
+		}
+		if _, err := r.ReadByte(); err != io.EOF {
+			t.Errorf("%s: connection is still open: %v", head, err)
+		}
+		if d := time.Since(begin); d > 4*time.Second {
+			t.Errorf("%s: took %v", head, d)
+		}
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+// TestRefusedRequestKeepsItsConnection: a small body that nobody wants is read
+// away.
+func TestRefusedRequestKeepsItsConnection(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: time.Second, Write: time.Second} }}, BackendOptions{})
+	must(t, s.SetRoutes(nil))
+	_, r := s.dial(strings.Repeat("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", 3))
+	for range 3 {
+		res, err := http.ReadResponse(r, nil)
+		must(t, err)
+		if _, err := io.ReadAll(res.Body); res.StatusCode != 404 || err != nil {
+			t.Errorf("%s, %v", res.Status, err)
+		}
+	}
+}
+
+func TestKilledWorkerCutsTheAnswerShort(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	for _, length := range []string{"", "1000000"} {
+		s.serve(func(w http.ResponseWriter, r *http.Request) {
+			if length != "" {
+				w.Header().Set("Content-Length", length)
+			}
+			io.WriteString(w, "part")
+			flush(w)
+			panic(http.ErrAbortHandler)
+		})
+		res, err := s.client.Do(s.request("GET", "/", nil))
+		must(t, err)
+		body, err := io.ReadAll(res.Body)
+		if err == nil {
+			t.Errorf("length %q: a cut answer looks whole: %q", length, body)
+		}
+		res.Body.Close()
+	}
+	for n := range 2 {
+		if e := s.entry(n); e.Status != 200 || !strings.HasPrefix(e.Error, "worker_closed") {
+			t.Errorf("logged %+v", e)
+		}
+	}
+}
+
+func TestEndpointCloseEndsWhatIsLeft(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		flush(w)
+		<-r.Context().Done()
+	})
+	res, err := s.client.Do(s.request("GET", "/", nil))
+	must(t, err)
+	defer res.Body.Close()
+	s.backend.Set()
+	e.Close()
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Error("a cut answer looks whole")
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+func TestDrainWaitsForStreams(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	finish := make(chan struct{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		flush(w)
+		<-finish
+		io.WriteString(w, "end")
+	})
+	res, err := s.client.Do(s.request("GET", "/", nil))
+	must(t, err)
+	defer res.Body.Close()
+	drained := make(chan error, 1)
+	go func() { drained <- e.Drain(t.Context()) }()
+	eventually(t, "drain waits", func() bool { return e.draining.Load() == 1 })
+	select {
+	case err := <-drained:
+		t.Fatalf("drained under a stream: %v", err)
+	default:
+	}
+	close(finish)
+	if body, err := io.ReadAll(res.Body); string(body) != "end" || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+	must(t, <-drained)
+}
+
+func TestTimeoutsAreTheClientsOnly(t *testing.T) {
+	const limit = 100 * time.Millisecond
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: limit, Write: limit} }}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		timer := time.NewTimer(3 * limit) // the worker's pause is the input
+		defer timer.Stop()
+		<-timer.C
+		io.WriteString(w, "a")
+		flush(w)
+		timer.Reset(3 * limit)
+		<-timer.C
+	})
+	for _, r := range []*http.Request{s.request("GET", "/", nil), s.request("POST", "/", strings.NewReader("x"))} {
+		if res, body := s.do(r); res.StatusCode != 200 || body != "a" {
+			t.Errorf("%s: %s %q", r.Method, res.Status, body)
+		}
+	}
+}
+
+func TestClientThatStopsSendingIsCut(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: 50 * time.Millisecond} }}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	_, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhel")
+	res, err := http.ReadResponse(r, nil)
+	must(t, err)
+	if res.StatusCode != 408 || res.Header.Get("X-TQ-Error") != "read_timeout" {
+		t.Errorf("%s %v", res.Status, res.Header)
+	}
+}
+
+func TestClientThatStopsReadingIsCut(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Write: 100 * time.Millisecond} }}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, zeros{}) })
+	c, r := s.dial("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	must(t, c.(*net.TCPConn).SetReadBuffer(4096))
+	_, err := http.ReadResponse(r, nil)
+	must(t, err)
+	if e := s.entry(0); e.Status != 200 || !strings.HasPrefix(e.Error, "write_timeout") {
+		t.Errorf("logged %+v", e)
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+func TestLeavingClientsLeaveNothingBehind(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	entered := make(chan struct{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-r.Context().Done()
+	})
+	before := openFiles(t)
+	for i := range 1000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var body io.Reader
+		if i%2 == 1 {
+			body = strings.NewReader("body")
+		}
+		r := s.request("POST", "/", body).WithContext(ctx)
+		go func() { <-entered; cancel() }()
+		if _, err := s.client.Do(r); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	must(t, e.Drain(t.Context()))
+	if e := s.entry(999); e.Status != 499 {
+		t.Errorf("logged %+v", e)
+	}
+	s.client.CloseIdleConnections()
+	eventually(t, fmt.Sprintf("back to about %d open files", before), func() bool { return openFiles(t) <= before+2 })
+}
+
+func TestDyingWorkersLeaveNothingBehind(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		io.CopyN(w, r.Body, 1000)
+		flush(w)
+		panic(http.ErrAbortHandler)
+	})
+	before, goroutines := openFiles(t), runtime.NumGoroutine()
+	for range 200 {
+		body, stop := io.Pipe()
+		go func() { // goes on sending until it is cut
+			_, err := io.Copy(stop, zeros{})
+			stop.CloseWithError(err)
+		}()
+		res, err := s.client.Do(s.request("POST", "/", body))
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		}
+		body.Close()
+		if err == nil {
+			t.Fatal("a cut answer looks whole")
+		}
+	}
+	must(t, e.Drain(t.Context()))
+	s.client.CloseIdleConnections()
+	eventually(t, "goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+	eventually(t, "files are closed", func() bool { return openFiles(t) <= before+2 })
+}
+
+// A worker that upgrades to "echo": greets, echoes lines, says bye at the end.
+func echoUpgrade(w http.ResponseWriter, r *http.Request) {
+	c, rw, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade, X-Hop\r\nUpgrade: Echo\r\nX-Hop: 1\r\nX-Kept: 1\r\n\r\nhello\n")
+	for {
+		line, err := rw.ReadString('\n')
+		if err != nil {
+			io.WriteString(c, "bye\n")
+			return
+		}
+		io.WriteString(c, line)
+	}
+}
+
+const askEcho = "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n"
+
+func expectLines(t *testing.T, r *bufio.Reader, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if got, err := r.ReadString('\n'); got != w+"\n" || err != nil {
+			t.Fatalf("got %q, %v; want %q", got, err, w)
+		}
+	}
+}
+
+func TestUpgradeLosesNoByte(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: 50 * time.Millisecond, Write: time.Second} }}, BackendOptions{})
+	e := s.serve(echoUpgrade)
+	for range 20 {
+		c, r := s.dial(askEcho + "early\n") // in one packet with the handshake
+		res, err := http.ReadResponse(r, &http.Request{Method: "GET"})
+		must(t, err)
+		if res.StatusCode != 101 || res.Header.Get("Upgrade") != "Echo" || res.Header.Get("X-Kept") == "" || res.Header.Get("X-Hop") != "" || res.Header.Get("X-Request-Id") == "" {
+			t.Fatalf("%s %v", res.Status, res.Header)
+		}
+		expectLines(t, r, "hello", "early")
+		io.WriteString(c, "late\n")
+		expectLines(t, r, "late")
+		if e.InFlight() != 1 {
+			t.Errorf("%d in flight", e.InFlight())
+		}
+		must(t, c.(*net.TCPConn).CloseWrite()) // half: the answer still comes
+		expectLines(t, r, "bye")
+		if _, err := r.ReadByte(); err != io.EOF {
+			t.Errorf("after the end: %v", err)
+		}
+		must(t, e.Drain(t.Context()))
+	}
+	if e := s.entry(0); e.Status != 101 || e.Error != "" || e.Bytes != int64(len("hello\nearly\nlate\nbye\n")) {
+		t.Errorf("logged %+v", e)
+	}
+}
+
+func TestUpgradeEndsWithItsEndpoint(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(echoUpgrade)
+	_, r := s.dial(askEcho)
+	_, err := http.ReadResponse(r, &http.Request{Method: "GET"})
+	must(t, err)
+	expectLines(t, r, "hello")
+	s.backend.Set()
+	e.Close()
+	if _, err := r.ReadByte(); err == nil {
+		t.Error("connection is still open")
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+func TestFailedUpgradesLeaveNothingBehind(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/refuse":
+			if r.Header.Get("Upgrade") == "" {
+				t.Error("the upgrade did not get through")
+			}
+			http.Error(w, "no", 403)
+		case "/die":
+			panic(http.ErrAbortHandler)
+		default:
+			echoUpgrade(w, r) // not what was asked for
+		}
+	})
+	before := openFiles(t)
+	for i := range 1000 {
+		path, status := "/other", 502
+		switch i % 3 {
+		case 1:
+			path, status = "/refuse", 403
+		case 2:
+			path, status = "/die", 502
+		}
+		res, _ := s.get(path, "Connection", "Upgrade", "Upgrade", "websocket")
+		if res.StatusCode != status {
+			t.Fatalf("%s: %s", path, res.Status)
+		}
+	}
+	if e := s.entry(0); !strings.HasPrefix(e.Error, "bad_upgrade") {
+		t.Errorf("logged %+v", e)
+	}
+	must(t, e.Drain(t.Context()))
+	s.client.CloseIdleConnections()
+	eventually(t, "files are closed", func() bool { return openFiles(t) <= before+2 })
+}
+
+func TestH2CUpgradeIsNotForwarded(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(echoHeader)
+	h := s.seen("Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "Http2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA")
+	if h.Get("Upgrade") != "" || h.Get("Http2-Settings") != "" {
+		t.Errorf("worker saw %v", h)
+	}
+}
