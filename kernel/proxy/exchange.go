@@ -44,7 +44,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	control := http.NewResponseController(w)
 	x.out = response{ResponseWriter: w, control: control, exchange: x}
 	if r.ContentLength != 0 {
-		x.body = &requestBody{ReadCloser: r.Body, control: control, left: r.ContentLength, timeout: x.limits.Read}
+		x.body = newRequestBody(r, control, x.limits.Read)
 		x.in.Body = x.body
 	}
 	x.identify()

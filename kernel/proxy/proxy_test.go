@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -69,7 +70,9 @@ func (s *site) serve(h http.HandlerFunc) *Endpoint {
 // worker starts a worker that is not ready yet.
 func (s *site) worker(h http.HandlerFunc, o EndpointOptions) (*Endpoint, *httptest.Server) {
 	s.t.Helper()
-	w := httptest.NewServer(h)
+	w := httptest.NewUnstartedServer(h)
+	w.Config.ErrorLog = log.New(io.Discard, "", 0) // panics are how handlers die here
+	w.Start()
 	o.Addr = w.Listener.Addr().String()
 	e := NewEndpoint(o)
 	s.t.Cleanup(func() { e.Close(); w.CloseClientConnections(); w.Close() })

@@ -165,9 +165,17 @@ type requestBody struct {
 	mu      sync.Mutex
 	left    int64 // negative: unknown
 	touched bool  // Read was called
+	reading bool  // in Read
 	read    bool  // to its end
 	ended   bool
 	err     error // what a Read failed with
+	idle    sync.Cond
+}
+
+func newRequestBody(r *http.Request, control *http.ResponseController, timeout time.Duration) *requestBody {
+	b := &requestBody{ReadCloser: r.Body, control: control, timeout: timeout, left: r.ContentLength}
+	b.idle.L = &b.mu
+	return b
 }
 
 // Read gives the client the timeout for the next bytes.
@@ -186,7 +194,7 @@ func (b *requestBody) beforeRead() error {
 	if b.ended {
 		return errBodyEnded
 	}
-	b.touched = true
+	b.touched, b.reading = true, true
 	if b.timeout > 0 && !b.read {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.timeout))
 	}
@@ -196,6 +204,8 @@ func (b *requestBody) beforeRead() error {
 func (b *requestBody) afterRead(n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.reading = false
+	b.idle.Broadcast()
 	if b.left > 0 {
 		b.left -= int64(n)
 	}
@@ -238,9 +248,10 @@ func (b *requestBody) failure() error {
 	return b.err
 }
 
-// end makes further reads fail, and bounds one that is blocked and whatever
-// net/http does to get rid of the rest: it would wait for the client without
-// limit. After the end net/http sets deadlines of its own.
+// end makes further reads fail, breaks off one that is blocked, and gives
+// net/http limit to get rid of what is left of the body; it would wait for the
+// client without end. The read must be over before the limit is set, because
+// net/http, too, breaks off a read by a deadline and takes it away again.
 func (b *requestBody) end(limit time.Duration) {
 	if b == nil {
 		return
@@ -248,9 +259,20 @@ func (b *requestBody) end(limit time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
-	if !b.read {
-		_ = b.control.SetReadDeadline(time.Now().Add(limit))
+	if b.read {
+		return
 	}
+	if b.control.SetReadDeadline(time.Now()) != nil {
+		return // a writer without deadlines is a test's
+	}
+	for b.reading {
+		b.idle.Wait()
+	}
+	deadline := time.Time{}
+	if !b.read {
+		deadline = time.Now().Add(limit)
+	}
+	_ = b.control.SetReadDeadline(deadline)
 }
 
 // lineWriter passes each line of a log.Logger to a function.

@@ -155,7 +155,11 @@ func TestAnswersWithoutABody(t *testing.T) {
 func TestLargeBodiesStreamBothWays(t *testing.T) {
 	const size = 64 << 20
 	s := newSite(t, Options{}, BackendOptions{})
-	s.serve(func(w http.ResponseWriter, r *http.Request) { flush(w); io.Copy(w, r.Body) })
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		flush(w)
+		io.Copy(w, r.Body)
+	})
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	res, err := s.client.Do(s.request("POST", "/", io.LimitReader(zeros{}, size)))
@@ -180,6 +184,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestEarlyAnswerEndsTheUpload(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex() // or the worker itself reads on first
 		http.Error(w, "too large", 413)
 	})
 	for _, head := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked", "Content-Length: 1000"} {
@@ -228,10 +233,12 @@ func TestKilledWorkerCutsTheAnswerShort(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		})
 		res, err := s.client.Do(s.request("GET", "/", nil))
-		must(t, err)
+		if err != nil {
+			continue // not even the head got out
+		}
 		body, err := io.ReadAll(res.Body)
 		if err == nil {
-			t.Errorf("length %q: a cut answer looks whole: %q", length, body)
+			t.Errorf("length %q: a cut answer looks whole: %s %q", length, res.Status, body)
 		}
 		res.Body.Close()
 	}
@@ -333,6 +340,7 @@ func TestLeavingClientsLeaveNothingBehind(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	entered := make(chan struct{})
 	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // net/http watches the connection only after that
 		entered <- struct{}{}
 		<-r.Context().Done()
 	})
@@ -377,7 +385,7 @@ func TestDyingWorkersLeaveNothingBehind(t *testing.T) {
 			res.Body.Close()
 		}
 		body.Close()
-		if err == nil {
+		if err == nil && res.StatusCode != 502 { // the upload may fail before the head of the answer is read
 			t.Fatal("a cut answer looks whole")
 		}
 	}
