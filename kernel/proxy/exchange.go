@@ -127,7 +127,7 @@ func (x *exchange) diagnose(err error) *fault {
 		return &fault{statusClientClosed, kindWriteTimeout, x.out.err}
 	}
 	if x.out.err != nil || x.in.Context().Err() != nil {
-		return &fault{statusClientClosed, kindClientClosed, errors.Join(x.out.err)}
+		return &fault{statusClientClosed, kindClientClosed, x.out.err}
 	}
 	return diagnoseWorker(err)
 }

@@ -136,3 +136,15 @@ func (p *Proxy) Server(addr string, t func() (readHeader, idle time.Duration)) *
 		ErrorLog:          log.New(lineWriter(p.o.ErrorLog), "", 0),
 	}
 }
+
+// lineWriter passes each line of a log.Logger to a function.
+type lineWriter func(line string)
+
+func (f lineWriter) Write(p []byte) (int, error) {
+	line := string(p)
+	if n := len(line); n > 0 && line[n-1] == '\n' {
+		line = line[:n-1]
+	}
+	f(line)
+	return len(p), nil
+}

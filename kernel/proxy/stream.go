@@ -274,15 +274,3 @@ func (b *requestBody) end(limit time.Duration) {
 	}
 	_ = b.control.SetReadDeadline(deadline)
 }
-
-// lineWriter passes each line of a log.Logger to a function.
-type lineWriter func(line string)
-
-func (f lineWriter) Write(p []byte) (int, error) {
-	line := string(p)
-	if n := len(line); n > 0 && line[n-1] == '\n' {
-		line = line[:n-1]
-	}
-	f(line)
-	return len(p), nil
-}

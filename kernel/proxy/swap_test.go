@@ -6,10 +6,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,13 +23,14 @@ func TestSwapsUnderLoadLoseNothing(t *testing.T) {
 	const swaps, clients = 200, 32
 	s := newSite(t, Options{}, BackendOptions{})
 	s.client.Transport.(*http.Transport).MaxIdleConnsPerHost = clients
+	payload := strings.Repeat("x", 4_000)
 	start := func(n int) (*Endpoint, *httptest.Server) {
 		w := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				panic(http.ErrAbortHandler)
 			}
-			fmt.Fprintf(w, "%d %d %s", n, len(body), strings.Repeat("x", 4_000))
+			fmt.Fprintf(w, "%d %d %s", n, len(body), payload)
 		}))
 		return NewEndpoint(EndpointOptions{Addr: w.Listener.Addr().String()}), w
 	}
@@ -75,6 +78,8 @@ func TestSwapsUnderLoadLoseNothing(t *testing.T) {
 	t.Logf("%d requests over %d swaps", served.Load(), swaps)
 }
 
+var upload = strings.Repeat("p", 20_000)
+
 // roundTrip sends one of four kinds of requests and returns which release
 // answered.
 func (s *site) roundTrip(kind int) (int64, error) {
@@ -83,10 +88,10 @@ func (s *site) roundTrip(kind int) (int64, error) {
 	switch kind % 4 {
 	case 1:
 		method, size = "POST", 10
-		body = strings.NewReader(strings.Repeat("p", size))
+		body = strings.NewReader(upload[:size])
 	case 2:
-		method, size = "POST", 20_000
-		body = io.MultiReader(strings.NewReader(strings.Repeat("p", size))) // chunked
+		method, size = "POST", len(upload)
+		body = io.MultiReader(strings.NewReader(upload)) // chunked
 	}
 	r, err := http.NewRequest(method, "http://"+s.addr+"/", body)
 	if err != nil {
@@ -354,5 +359,62 @@ func TestTheLessLoadedOfTwoIsPicked(t *testing.T) {
 	}
 	if set.choose([]*Endpoint{free}) != busy || set.choose(set.endpoints) != nil {
 		t.Error("avoid is not respected")
+	}
+}
+
+// fakeForwarder fails as told, one error per call, and then succeeds.
+type fakeForwarder struct {
+	errs  []error
+	touch bool // read from the body first
+	calls int
+}
+
+func (f *fakeForwarder) forward(x *exchange, _ *Endpoint) error {
+	f.calls++
+	if f.touch {
+		x.in.Body.Read(make([]byte, 1))
+	}
+	if f.calls <= len(f.errs) {
+		return f.errs[f.calls-1]
+	}
+	x.out.WriteHeader(200)
+	return nil
+}
+
+// TestOnlyAnUntouchedRequestIsSentAgain: a pooled connection turns out to be
+// dead when a request with a body is to be written to it.
+func TestOnlyAnUntouchedRequestIsSentAgain(t *testing.T) {
+	reset := syscall.ECONNRESET
+	for _, c := range []struct {
+		name   string
+		f      fakeForwarder
+		header string
+		status int
+		calls  int
+	}{
+		{"untouched", fakeForwarder{errs: []error{reset}}, "", 200, 2},
+		{"untouched, again and again", fakeForwarder{errs: []error{reset, reset, reset, reset, reset}}, "", 502, 1 + maxResend},
+		{"touched", fakeForwarder{errs: []error{reset}, touch: true}, "", 502, 1},
+		{"head was sent", fakeForwarder{errs: []error{reset}}, "100-continue", 502, 1},
+		{"timeout", fakeForwarder{errs: []error{os.ErrDeadlineExceeded}}, "", 504, 1},
+		{"no file descriptors", fakeForwarder{errs: []error{&dialError{syscall.EMFILE}}, touch: true}, "", 503, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := New(Options{})
+			p.forward = &c.f
+			b := NewBackend("p", BackendOptions{})
+			e := NewEndpoint(EndpointOptions{})
+			b.Set(e)
+			must(t, p.SetRoutes([]Route{{Path: "/", Backend: b}}))
+			r := httptest.NewRequest("POST", "/", strings.NewReader("body"))
+			if c.header != "" {
+				r.Header.Set("Expect", c.header)
+			}
+			w := httptest.NewRecorder()
+			p.ServeHTTP(w, r)
+			if w.Code != c.status || c.f.calls != c.calls || e.InFlight() != 0 {
+				t.Errorf("%d after %d calls, %d in flight", w.Code, c.f.calls, e.InFlight())
+			}
+		})
 	}
 }

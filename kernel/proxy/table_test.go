@@ -3,6 +3,8 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -117,4 +119,32 @@ func BenchmarkLookup(b *testing.B) {
 	for b.Loop() {
 		_, hit = p.Lookup("H.Example:8080", "/section-1/page-31/a/b")
 	}
+}
+
+// FuzzTarget: what is accepted is forwarded byte for byte, and routed by the
+// same segments.
+func FuzzTarget(f *testing.F) {
+	for _, seed := range []string{"/", "/a%2Fb", "/a/../b", "//a{b", "/%61?x;y", "/a%00", "/{%2f}", "http://h/x", "/a%", "*"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := url.ParseRequestURI(raw)
+		if err != nil || u.Scheme != "" {
+			return
+		}
+		path, refused := target(&http.Request{Method: "GET", URL: u})
+		if refused != nil {
+			return
+		}
+		if needsOpaque(u) {
+			u.Opaque = u.RawPath
+		}
+		rawPath, _, _ := strings.Cut(raw, "?")
+		if sent, _, _ := strings.Cut(u.RequestURI(), "?"); sent != rawPath {
+			t.Errorf("%q is sent as %q", rawPath, sent)
+		}
+		if strings.Count(path, "/") != strings.Count(rawPath, "/") || hasDotSegment(path) || strings.Contains(path, "\\") {
+			t.Errorf("%q is routed as %q", rawPath, path)
+		}
+	})
 }

@@ -1,0 +1,130 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// echoUpgrade is a worker that upgrades to "echo": it greets, echoes lines,
+// and says bye at the end.
+func echoUpgrade(w http.ResponseWriter, r *http.Request) {
+	c, rw, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade, X-Hop\r\nUpgrade: Echo\r\nX-Hop: 1\r\nX-Kept: 1\r\n\r\nhello\n")
+	for {
+		line, err := rw.ReadString('\n')
+		if err != nil {
+			io.WriteString(c, "bye\n")
+			return
+		}
+		io.WriteString(c, line)
+	}
+}
+
+const askEcho = "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n"
+
+func expectLines(t *testing.T, r *bufio.Reader, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if got, err := r.ReadString('\n'); got != w+"\n" || err != nil {
+			t.Fatalf("got %q, %v; want %q", got, err, w)
+		}
+	}
+}
+
+func TestUpgradeLosesNoByte(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: 50 * time.Millisecond, Write: time.Second} }}, BackendOptions{})
+	e := s.serve(echoUpgrade)
+	for range 20 {
+		c, r := s.dial(askEcho + "early\n") // in one packet with the handshake
+		res, err := http.ReadResponse(r, &http.Request{Method: "GET"})
+		must(t, err)
+		if res.StatusCode != 101 || res.Header.Get("Upgrade") != "Echo" || res.Header.Get("X-Kept") == "" || res.Header.Get("X-Hop") != "" || res.Header.Get("X-Request-Id") == "" {
+			t.Fatalf("%s %v", res.Status, res.Header)
+		}
+		expectLines(t, r, "hello", "early")
+		io.WriteString(c, "late\n")
+		expectLines(t, r, "late")
+		if e.InFlight() != 1 {
+			t.Errorf("%d in flight", e.InFlight())
+		}
+		must(t, c.(*net.TCPConn).CloseWrite()) // half: the answer still comes
+		expectLines(t, r, "bye")
+		if _, err := r.ReadByte(); err != io.EOF {
+			t.Errorf("after the end: %v", err)
+		}
+		must(t, e.Drain(t.Context()))
+	}
+	if e := s.entry(0); e.Status != 101 || e.Error != "" || e.Bytes != int64(len("hello\nearly\nlate\nbye\n")) {
+		t.Errorf("logged %+v", e)
+	}
+}
+
+func TestUpgradeEndsWithItsEndpoint(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(echoUpgrade)
+	_, r := s.dial(askEcho)
+	_, err := http.ReadResponse(r, &http.Request{Method: "GET"})
+	must(t, err)
+	expectLines(t, r, "hello")
+	s.backend.Set()
+	e.Close()
+	if _, err := r.ReadByte(); err == nil {
+		t.Error("connection is still open")
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+func TestFailedUpgradesLeaveNothingBehind(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/refuse":
+			if r.Header.Get("Upgrade") == "" {
+				t.Error("the upgrade did not get through")
+			}
+			http.Error(w, "no", 403)
+		case "/die":
+			panic(http.ErrAbortHandler)
+		default:
+			echoUpgrade(w, r) // not what was asked for
+		}
+	})
+	before := openFiles(t)
+	for i := range 1000 {
+		path, status := "/other", 502
+		switch i % 3 {
+		case 1:
+			path, status = "/refuse", 403
+		case 2:
+			path, status = "/die", 502
+		}
+		res, _ := s.get(path, "Connection", "Upgrade", "Upgrade", "websocket")
+		if res.StatusCode != status {
+			t.Fatalf("%s: %s", path, res.Status)
+		}
+	}
+	if e := s.entry(0); !strings.HasPrefix(e.Error, "bad_upgrade") {
+		t.Errorf("logged %+v", e)
+	}
+	must(t, e.Drain(t.Context()))
+	s.client.CloseIdleConnections()
+	eventually(t, "files are closed", func() bool { return openFiles(t) <= before+2 })
+}
+
+func TestH2CUpgradeIsNotForwarded(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(echoHeader)
+	h := s.seen("Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "Http2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA")
+	if h.Get("Upgrade") != "" || h.Get("Http2-Settings") != "" {
+		t.Errorf("worker saw %v", h)
+	}
+}
