@@ -163,17 +163,16 @@ type requestBody struct {
 	timeout time.Duration
 
 	mu      sync.Mutex
-	left    int64 // negative: unknown
-	touched bool  // Read was called
-	reading bool  // in Read
-	read    bool  // to its end
+	touched bool // Read was called
+	reading bool // in Read
+	read    bool // to its end
 	ended   bool
 	err     error // what a Read failed with
 	idle    sync.Cond
 }
 
 func newRequestBody(r *http.Request, control *http.ResponseController, timeout time.Duration) *requestBody {
-	b := &requestBody{ReadCloser: r.Body, control: control, timeout: timeout, left: r.ContentLength}
+	b := &requestBody{ReadCloser: r.Body, control: control, timeout: timeout}
 	b.idle.L = &b.mu
 	return b
 }
@@ -184,7 +183,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
-	b.afterRead(n, err)
+	b.afterRead(err)
 	return n, err
 }
 
@@ -201,15 +200,12 @@ func (b *requestBody) beforeRead() error {
 	return nil
 }
 
-func (b *requestBody) afterRead(n int, err error) {
+func (b *requestBody) afterRead(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading = false
 	b.idle.Broadcast()
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	if err == io.EOF || b.left == 0 {
+	if err == io.EOF { // net/http gives it along with the last bytes
 		b.read = true
 	} else if err != nil && !b.ended {
 		b.err = err

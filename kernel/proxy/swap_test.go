@@ -114,21 +114,38 @@ func (s *site) roundTrip(kind int) (int64, error) {
 	return release, nil
 }
 
+// TestSwapBetweenChoosingAndEntering: the request was a moment too late.
+func TestSwapBetweenChoosingAndEntering(t *testing.T) {
+	b := NewBackend("p", BackendOptions{})
+	old, next := NewEndpoint(EndpointOptions{}), NewEndpoint(EndpointOptions{})
+	b.Set(old)
+	turn := turn{backend: b}
+	chosen := turn.choose()
+	b.Set(next)
+	if chosen != old || turn.enter(chosen) || old.InFlight() != 0 {
+		t.Errorf("entered the old endpoint; %d in flight", old.InFlight())
+	}
+	if turn.pick() != next {
+		t.Error("did not find the new endpoint")
+	}
+}
+
 // TestNoRequestLandsOnAnEndpointAfterSet swaps as fast as it can, without HTTP
 // in the way.
 func TestNoRequestLandsOnAnEndpointAfterSet(t *testing.T) {
+	const swaps = 150
 	b := NewBackend("p", BackendOptions{})
 	var retired sync.Map
-	endpoints := make([]*Endpoint, 200)
-	for i := range endpoints {
-		endpoints[i] = NewEndpoint(EndpointOptions{})
+	three := func() []*Endpoint {
+		return []*Endpoint{NewEndpoint(EndpointOptions{}), NewEndpoint(EndpointOptions{}), NewEndpoint(EndpointOptions{})}
 	}
-	b.Set(endpoints[0])
+	old := three()
+	b.Set(old...)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
-	for range 4 {
+	for range 2 * runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for !stop.Load() {
+			for !stop.Load() && !t.Failed() {
 				turn := turn{backend: b}
 				e, err := turn.next(t.Context())
 				if err != nil {
@@ -139,17 +156,20 @@ func TestNoRequestLandsOnAnEndpointAfterSet(t *testing.T) {
 					t.Error("got a drained endpoint")
 				}
 				e.leave()
-				runtime.Gosched()
 			}
 		})
 	}
-	for i, next := range endpoints[1:] {
+	for i := range swaps {
+		next := three()
 		if i%7 == 0 {
 			b.Set()
 		}
-		b.Set(next)
-		must(t, endpoints[i].Drain(t.Context()))
-		retired.Store(endpoints[i], true)
+		b.Set(next...)
+		for _, e := range old {
+			must(t, e.Drain(t.Context()))
+			retired.Store(e, true)
+		}
+		old = next
 	}
 	stop.Store(true)
 	wg.Wait()
@@ -261,6 +281,17 @@ func TestFailAnswersHeldRequestsAndSetClearsIt(t *testing.T) {
 	s.backend.Fail(errors.New("next build failed"))
 	if res, _ := s.get("/"); res.StatusCode != 200 {
 		t.Errorf("Fail with a ready worker: %d", res.StatusCode)
+	}
+	s.serve(text("ok"))
+	s.backend.Set()
+	go func() {
+		res, _ := s.get("/")
+		status <- res.StatusCode
+	}()
+	eventually(t, "request is held, since Set cleared the failure", func() bool { return s.backend.Held() == 1 })
+	s.backend.Close()
+	if got := <-status; got != 404 {
+		t.Errorf("held: %d", got)
 	}
 }
 

@@ -69,25 +69,34 @@ func (t *turn) unreachable(e *Endpoint, err error) {
 	t.dial = err
 }
 
-// pick enters a ready endpoint. The set is looked at again after entering:
-// either the swap sees this request in the endpoint's count, or this sees the
-// swap and backs off before a byte is sent.
+// pick enters a ready endpoint and returns it, or nil if there is none.
 func (t *turn) pick() *Endpoint {
 	for {
-		set := t.backend.set.Load()
-		if set != t.seen {
-			t.seen, t.avoid = set, nil
-		}
-		e := set.choose(t.avoid)
-		if e == nil {
-			return nil
-		}
-		e.enter()
-		if t.backend.set.Load() == set {
+		e := t.choose()
+		if e == nil || t.enter(e) {
 			return e
 		}
-		e.leave()
 	}
+}
+
+// choose returns a ready endpoint that was not found unreachable, or nil.
+func (t *turn) choose() *Endpoint {
+	if set := t.backend.set.Load(); set != t.seen {
+		t.seen, t.avoid = set, nil
+	}
+	return t.seen.choose(t.avoid)
+}
+
+// enter enters e unless the set was replaced since choose. The set is looked at
+// after entering: either the swap sees this request in the endpoint's count, or
+// this sees the swap and backs off before a byte is sent.
+func (t *turn) enter(e *Endpoint) bool {
+	e.enter()
+	if t.backend.set.Load() == t.seen {
+		return true
+	}
+	e.leave()
+	return false
 }
 
 // wait holds the request until the set is replaced. An empty handover without
