@@ -165,41 +165,46 @@ func text(s string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, s) }
 }
 
-func TestErrorsSayWhatFailedAndNothingElse(t *testing.T) {
-	refused := func(t *testing.T, s *site) {
-		e, w := s.worker(text(""), EndpointOptions{})
-		w.Close()
+// failures are the ways in which a request ends without a worker's answer.
+var failures = []struct {
+	name    string
+	arrange func(*testing.T, *site)
+	method  string
+	status  int
+	kind    string
+	text    string
+}{
+	{"no route", func(t *testing.T, s *site) { must(t, s.SetRoutes(nil)) }, "GET", 404, "route_not_found", "Worker not found\n"},
+	{"page removed", func(t *testing.T, s *site) { s.backend.Close() }, "GET", 404, "route_not_found", "Worker not found\n"},
+	{"hold timeout", func(*testing.T, *site) {}, "GET", 503, "hold_timeout", "Worker not available, try again soon\n"},
+	{"build failed", func(t *testing.T, s *site) { s.backend.Fail(errors.New("/secret/main.go:1")) }, "POST", 503, "no_worker", "Worker not available, try again soon\n"},
+	{"refused", refused, "POST", 502, "dial", "Worker did not answer\n"},
+	{"dies before the answer", func(t *testing.T, s *site) {
+		s.serve(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
+	}, "POST", 502, "worker_closed", "Worker did not answer\n"},
+	{"speaks nonsense", func(t *testing.T, s *site) {
+		s.serve(func(w http.ResponseWriter, r *http.Request) {
+			c, _, _ := w.(http.Hijacker).Hijack()
+			io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n")
+			c.Close()
+		})
+	}, "GET", 502, "worker_error", "Worker did not answer\n"},
+	{"too slow", func(t *testing.T, s *site) {
+		e, _ := s.worker(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			EndpointOptions{ResponseTimeout: 50 * time.Millisecond})
 		s.backend.Set(e)
-	}
-	for _, c := range []struct {
-		name    string
-		arrange func(*testing.T, *site)
-		method  string
-		status  int
-		kind    string
-		text    string
-	}{
-		{"no route", func(t *testing.T, s *site) { must(t, s.SetRoutes(nil)) }, "GET", 404, "route_not_found", "Worker not found\n"},
-		{"page removed", func(t *testing.T, s *site) { s.backend.Close() }, "GET", 404, "route_not_found", "Worker not found\n"},
-		{"hold timeout", func(*testing.T, *site) {}, "GET", 503, "hold_timeout", "Worker not available, try again soon\n"},
-		{"build failed", func(t *testing.T, s *site) { s.backend.Fail(errors.New("/secret/main.go:1")) }, "POST", 503, "no_worker", "Worker not available, try again soon\n"},
-		{"refused", refused, "POST", 502, "dial", "Worker did not answer\n"},
-		{"dies before the answer", func(t *testing.T, s *site) {
-			s.serve(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
-		}, "POST", 502, "worker_closed", "Worker did not answer\n"},
-		{"speaks nonsense", func(t *testing.T, s *site) {
-			s.serve(func(w http.ResponseWriter, r *http.Request) {
-				c, _, _ := w.(http.Hijacker).Hijack()
-				io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n")
-				c.Close()
-			})
-		}, "GET", 502, "worker_error", "Worker did not answer\n"},
-		{"too slow", func(t *testing.T, s *site) {
-			e, _ := s.worker(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-				EndpointOptions{ResponseTimeout: 50 * time.Millisecond})
-			s.backend.Set(e)
-		}, "GET", 504, "response_timeout", "Worker did not answer in time\n"},
-	} {
+	}, "GET", 504, "response_timeout", "Worker did not answer in time\n"},
+}
+
+// refused gives the site a worker that takes no connections.
+func refused(t *testing.T, s *site) {
+	e, w := s.worker(text(""), EndpointOptions{})
+	w.Close()
+	s.backend.Set(e)
+}
+
+func TestErrorsSayWhatFailedAndNothingElse(t *testing.T) {
+	for _, c := range failures {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t, Options{}, hold(50*time.Millisecond, 10))
 			c.arrange(t, s)

@@ -130,6 +130,20 @@ func TestSwapBetweenChoosingAndEntering(t *testing.T) {
 	}
 }
 
+// TestSwapBetweenChoosingAndWaiting: the worker got ready before the request
+// was in the queue; it must not wait for the next one.
+func TestSwapBetweenChoosingAndWaiting(t *testing.T) {
+	b := NewBackend("p", BackendOptions{})
+	turn := turn{backend: b}
+	if turn.choose() != nil {
+		t.Fatal("chose from nothing")
+	}
+	b.Set(NewEndpoint(EndpointOptions{}))
+	if w, err := turn.queue(); w != nil || err != nil {
+		t.Errorf("queued %v, %v", w, err)
+	}
+}
+
 // TestNoRequestLandsOnAnEndpointAfterSet swaps as fast as it can, without HTTP
 // in the way.
 func TestNoRequestLandsOnAnEndpointAfterSet(t *testing.T) {
