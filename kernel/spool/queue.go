@@ -27,6 +27,8 @@ type stream struct {
 
 	sent      *sent // the batch that was sent and is not acknowledged
 	failures  int   // of writing, in a row
+	err       error // the last of them
+	failedAt  time.Time
 	retryAt   time.Time
 	retryNext bool // because of a flush, whatever retryAt says
 

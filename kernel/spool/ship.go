@@ -256,7 +256,7 @@ func (s *Spool) settle(st *stream, c *chunk, b sdk.Batch, err error) {
 	}
 	s.mu.Lock()
 	recovered := st.failures > 0
-	st.sent, st.failures, st.retryAt, s.lastErr = nil, 0, time.Time{}, nil
+	st.sent, st.failures, st.retryAt, st.err = nil, 0, time.Time{}, nil
 	onDisk := c != nil && !c.gone && c.seg != nil
 	if c != nil && !c.gone {
 		s.acknowledge(c, len(b.Lines), textOf(b.Lines))
@@ -276,10 +276,11 @@ func (s *Spool) settle(st *stream, c *chunk, b sdk.Batch, err error) {
 
 func (s *Spool) refused(st *stream, c *chunk, err error) {
 	s.mu.Lock()
-	s.lastErr = fmt.Errorf("store log lines of %s: %w", st.name, err)
+	st.failedAt = time.Now()
+	st.err = fmt.Errorf("store log lines of %s: %w", st.name, err)
 	delay := min(firstRetry<<min(st.failures, 10), lastRetry)
 	st.failures++
-	st.retryAt = time.Now().Add(delay - rand.N(delay/4))
+	st.retryAt = st.failedAt.Add(delay - rand.N(delay/4))
 	waiting := st.waiting()
 	s.progress()
 	s.mu.Unlock()

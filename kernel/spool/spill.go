@@ -119,6 +119,7 @@ func (s *Spool) move(c *chunk) error {
 		s.lose(c)
 		err = nil
 	case err == nil:
+		s.spillErr = nil
 		s.leaveMemory(c)
 		c.count, c.acked = c.count-c.acked, 0
 		c.seg, c.off, c.size = seg, off, size
@@ -137,7 +138,6 @@ func (s *Spool) spillFailed(err error) {
 	s.spilling = false
 	s.spillFailures++
 	s.spillErr = err
-	s.lastErr = err
 	s.spillAfter = time.Now().Add(spillPause)
 	lost := uint64(0)
 	for _, st := range s.streams {

@@ -53,7 +53,7 @@ type Stats struct {
 	SpilledBytes  int64             // size of the spill files
 	Dropped       map[string]uint64 // lines lost since the start, by stream; only streams that lost some
 	FollowersLost uint64            // lines that were too fast for a follower
-	LastError     error             // of the rotator or the spill file; nil after the next success of the rotator
+	LastError     error             // of the rotator, for the stream that it refused last, or of the spill file; nil when all is well again
 }
 
 // ErrClosed is returned by a Spool that is closed.
@@ -89,13 +89,12 @@ type Spool struct {
 	changed   chan struct{} // closed and replaced whenever a chunk left memory or a batch failed
 	followers map[*follower]struct{}
 	missed    uint64
-	lastErr   error
 
 	spilling      bool      // a goroutine is at it
 	relieving     bool      // until memory is down again
 	spillAfter    time.Time // not before, because it went wrong
 	spillFailures int
-	spillErr      error // the last
+	spillErr      error // the last, until one chunk could be written
 }
 
 // New opens a spool, and takes up what an earlier process left in the spill files: that is shipped before anything
@@ -226,10 +225,14 @@ func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := Stats{MemoryBytes: s.memBytes, SpilledBytes: spilledBytes, Dropped: map[string]uint64{},
-		FollowersLost: s.missed, LastError: s.lastErr}
+		FollowersLost: s.missed, LastError: s.spillErr}
+	failed := time.Time{}
 	for name, st := range s.streams {
 		if st.lost > 0 {
 			out.Dropped[name] = st.lost
+		}
+		if st.failures > 0 && st.failedAt.After(failed) {
+			out.LastError, failed = st.err, st.failedAt
 		}
 		for _, c := range st.chunks {
 			if c.gone {

@@ -113,7 +113,7 @@ func (f *File) Write(ctx context.Context, b sdk.Batch) error {
 	}
 	f.start()
 	p := f.done[b.Stream]
-	if p.seq != b.Seq {
+	if p.seq != b.Seq || b.Seq == 0 { // 0: not numbered
 		p = progress{seq: b.Seq}
 	}
 	var err error
