@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// digestLimit is the size in bytes above which a file is not read for its digest: a database beside a page must not
+// DigestLimit is the size in bytes above which FileDigest does not read a file: a database beside a page must not
 // cost a reading at each write.
-const digestLimit = 8 << 20
+const DigestLimit = 8 << 20
 
 // FileDigest gives the digest by which watcher, builder and kernel agree on the content of a file: lower-case hex
 // SHA-256 of its content, or of "size:mtime in ns" above 8 MiB. A path that is not a regular file is an error.
@@ -26,7 +26,7 @@ func FileDigest(path string) (string, error) {
 		return "", fmt.Errorf("digest %s: not a regular file", path)
 	}
 	h := sha256.New()
-	if info.Size() > digestLimit {
+	if info.Size() > DigestLimit {
 		fmt.Fprintf(h, "%d:%d", info.Size(), info.ModTime().UnixNano())
 		return hex.EncodeToString(h.Sum(nil)), nil
 	}
