@@ -1,0 +1,219 @@
+// Package builder holds the builders of the default bundle.
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// ErrDraining is what Build returns after Drain was called.
+var ErrDraining = errors.New("builder: draining, no new builds are taken")
+
+// GoConfig is the configuration of Go.
+type GoConfig struct {
+	Go        string   `tq:"go,default=go" doc:"the go command: a name to be found in PATH, or an absolute path"`
+	Parallel  int      `tq:"parallel,default=0,min=0" doc:"builds that run at once; 0: as many as there are cores"`
+	TimeoutMS int      `tq:"timeout_ms,default=120000,min=1" doc:"longest time that one build may take"`
+	Dwarf     bool     `tq:"dwarf,default=false" doc:"keep the symbol table and debug information, for a debugger; links about twice as long"`
+	Cgo       string   `tq:"cgo,default=auto,oneof=auto|on|off" doc:"auto: only where a package outside the standard library uses it"`
+	Ldflags   string   `tq:"ldflags" doc:"further flags for the linker"`
+	Tags      []string `tq:"tags" doc:"build tags"`
+	Flags     []string `tq:"flags" doc:"further flags for go build, each with its value: -gcflags=all=-N"`
+}
+
+// ownFlags are the flags that the builder sets itself, or that turn go build into something else.
+var ownFlags = map[string]string{"o": "", "C": "", "n": "", "json": "", "buildvcs": "", "i": "",
+	"tags": "; use the key tags", "ldflags": "; use the key ldflags"}
+
+// Validate refuses flags that go build could not take beside those of the builder.
+func (c GoConfig) Validate() error {
+	for _, f := range c.Flags {
+		name, _, _ := strings.Cut(strings.TrimLeft(f, "-"), "=")
+		if !strings.HasPrefix(f, "-") || name == "" {
+			return fmt.Errorf("flags: %q is not a flag: write the value into the same entry, as in -gcflags=all=-N", f)
+		}
+		if instead, ok := ownFlags[name]; ok {
+			return fmt.Errorf("flags: -%s belongs to the builder%s", name, instead)
+		}
+	}
+	return nil
+}
+
+// Go builds pages with the go command. The zero value is not usable; see NewGo.
+//
+// Between two builds it keeps, for each source, which files the build reads, so that a save that leaves the imports
+// alone costs one `go build` and nothing else. All of that can be found again: a new Go does not know less.
+type Go struct {
+	mu      sync.Mutex
+	log     hclog.Logger
+	config  GoConfig
+	slots   chan struct{} // one entry per running build
+	sources map[string]*source
+	live    map[string]bool // temporary directories in use
+	running int
+	idle    chan struct{} // not nil: draining; closed when nothing runs
+}
+
+var (
+	_ sdk.Builder = (*Go)(nil)
+	_ sdk.Drainer = (*Go)(nil)
+	_ sdk.Logs    = (*Go)(nil)
+)
+
+// source is what is remembered of one directory that is built.
+type source struct {
+	lock   chan struct{} // holds a value while a build of this source runs
+	plan   *plan         // nil: none that is known to hold
+	files  files
+	goroot string // that the files were read with
+}
+
+// NewGo gives a builder with the default configuration.
+func NewGo() *Go {
+	g := &Go{log: hclog.NewNullLogger(), live: map[string]bool{}}
+	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto"})
+	return g
+}
+
+// ServeGo runs a Go as a plugin.
+func ServeGo() {
+	g := NewGo()
+	sdk.Serve("go", sdk.Version, g, sdk.Config(g.Configure))
+}
+
+// SetLogger sets where the builder logs. It is called before the first build.
+func (g *Go) SetLogger(log hclog.Logger) { g.log = log }
+
+// Configure sets the configuration for the builds to come. Those that run end with the one they began with.
+func (g *Go) Configure(_ context.Context, c GoConfig) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	if c.Parallel == 0 {
+		c.Parallel = runtime.NumCPU()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.config, g.slots, g.sources = c, make(chan struct{}, c.Parallel), map[string]*source{}
+	return nil
+}
+
+// Build compiles job.Source to job.OutDir/<release>/page, or finds it there. It waits for a build of the same source
+// and for one of the parallel slots first; timeout_ms counts from then.
+func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk.Result, error) {
+	if !filepath.IsAbs(job.Source) || !filepath.IsAbs(job.OutDir) {
+		return sdk.Result{}, fmt.Errorf("build %s: source %q and out dir %q must be absolute paths", job.Page, job.Source, job.OutDir)
+	}
+	job.Source, job.OutDir = filepath.Clean(job.Source), filepath.Clean(job.OutDir)
+	if err := g.begin(); err != nil {
+		return sdk.Result{}, err
+	}
+	defer g.end()
+	config, slots, src := g.source(job.Source)
+	for _, c := range []chan struct{}{src.lock, slots} {
+		select {
+		case c <- struct{}{}:
+			defer func() { <-c }()
+		case <-ctx.Done():
+			return sdk.Result{}, ctx.Err()
+		}
+	}
+	start := time.Now()
+	limit := time.Duration(config.TimeoutMS) * time.Millisecond
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	b := &build{Go: g, config: config, job: job, src: src, event: event}
+	result, err := b.rounds(limited)
+	if ctx.Err() != nil {
+		return sdk.Result{}, ctx.Err()
+	}
+	if limited.Err() != nil && !result.OK {
+		result, err = b.failed(sdk.Diagnostic{Path: "config.timeout_ms", Message: fmt.Sprintf(
+			"the build of page %s was ended after %v: raise this key of the builder if the page really needs longer", job.Page, limit)}), nil
+	}
+	result.Duration = time.Since(start)
+	g.log.Debug("built", "page", job.Page, "release", result.Release, "ok", result.OK, "cached", result.Cached, "took", result.Duration)
+	return result, err
+}
+
+// Drain takes no new builds and waits for those that run, or for ctx.
+func (g *Go) Drain(ctx context.Context) error {
+	g.mu.Lock()
+	if g.idle == nil {
+		g.idle = make(chan struct{})
+		if g.running == 0 {
+			close(g.idle)
+		}
+	}
+	idle := g.idle
+	g.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *Go) begin() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.idle != nil {
+		return ErrDraining
+	}
+	g.running++
+	return nil
+}
+
+func (g *Go) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.running--; g.running == 0 && g.idle != nil {
+		close(g.idle)
+	}
+}
+
+func (g *Go) source(dir string) (GoConfig, chan struct{}, *source) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.sources[dir]
+	if s == nil {
+		s = &source{lock: make(chan struct{}, 1)}
+		g.sources[dir] = s
+	}
+	return g.config, g.slots, s
+}
+
+// listFlags are the flags that go list and go build share.
+func (c GoConfig) listFlags() []string {
+	flags := slices.Clone(c.Flags)
+	if len(c.Tags) > 0 {
+		flags = append(flags, "-tags="+strings.Join(c.Tags, ","))
+	}
+	return flags
+}
+
+// buildFlags are the flags of go build. They are the same for every page, or the standard library would be compiled
+// again for each set. There is no -trimpath: the paths in a panic stay such that an editor finds them.
+func (c GoConfig) buildFlags() []string {
+	ldflags := c.Ldflags
+	if !c.Dwarf {
+		ldflags = strings.TrimSpace("-s -w " + ldflags)
+	}
+	flags := append(c.listFlags(), "-buildvcs=false")
+	if ldflags != "" {
+		flags = append(flags, "-ldflags="+ldflags)
+	}
+	return flags
+}

@@ -1,0 +1,297 @@
+package builder
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tqserver/tqserver/sdk"
+)
+
+const (
+	binaryName = "page"
+	recordName = "release.json"
+	tempPrefix = ".tmp-"
+	maxRounds  = 3 // builds of a source that changes meanwhile
+)
+
+// record lies beside each binary.
+type record struct {
+	Page       string    `json:"page"`
+	Source     string    `json:"source"`
+	BuiltAt    time.Time `json:"built_at"`
+	DurationMS int64     `json:"duration_ms"`
+	SHA256     string    `json:"sha256"`
+	Size       int64     `json:"size"`
+	Go         string    `json:"go"`
+}
+
+// build is one call of Build.
+type build struct {
+	*Go
+	config GoConfig
+	job    sdk.Job
+	src    *source
+	event  func(sdk.Event)
+	plan   *plan
+	state  state
+}
+
+// rounds builds until the files stay the same from before a build to after it.
+func (b *build) rounds(ctx context.Context) (sdk.Result, error) {
+	if info, err := os.Stat(b.job.Source); err != nil || !info.IsDir() {
+		return b.failed(sdk.Diagnostic{File: b.job.Source, Message: "there is no such directory to build page " + b.job.Page + " from"}), nil
+	}
+	for i := range maxRounds {
+		result, again, err := b.round(ctx, i == maxRounds-1)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return b.failed(noSpace(b.job.OutDir)), nil
+		}
+		if err != nil || !again {
+			return result, err
+		}
+	}
+	return b.failed(sdk.Diagnostic{Message: fmt.Sprintf("the source files of page %s changed during %d builds in a row", b.job.Page, maxRounds)}), nil
+}
+
+// round resolves, and compiles what is not there yet. again means that files changed meanwhile.
+func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again bool, err error) {
+	b.event(sdk.Event{Step: "resolve"})
+	sure, err := b.resolve(ctx)
+	if err != nil || !sure && !last {
+		return sdk.Result{}, err == nil, err
+	}
+	if len(b.plan.diagnostics) > 0 {
+		return b.failed(b.spaceFirst(b.plan.diagnostics)...), false, nil
+	}
+	if r, ok := b.cached(); ok {
+		return r, false, nil
+	}
+	b.event(sdk.Event{Step: "compile"})
+	start := time.Now()
+	temp, err := b.makeTemp()
+	if err != nil {
+		return sdk.Result{}, false, err
+	}
+	defer b.removeTemp(temp)
+	fault, err := b.compile(ctx, temp)
+	if err != nil {
+		return sdk.Result{}, false, err
+	}
+	if b.changed(temp) {
+		return sdk.Result{}, true, nil
+	}
+	if len(fault) > 0 {
+		return b.failed(b.spaceFirst(fault)...), false, nil
+	}
+	result, err = b.commit(temp, time.Since(start))
+	return result, false, err
+}
+
+// resolve finds the files and their digests, with the plan of the build before if it still holds. It is not sure of
+// them when they changed while the go command listed them.
+func (b *build) resolve(ctx context.Context) (sure bool, err error) {
+	if b.plan = b.src.plan; b.plan != nil {
+		b.scan()
+		if b.state.shape == b.plan.shape {
+			return true, nil
+		}
+	}
+	b.src.plan = nil
+	start := time.Now()
+	if b.plan, err = b.newPlan(ctx); err != nil {
+		return false, err
+	}
+	b.scan()
+	b.plan.shape = b.state.shape
+	if b.state.newest.After(start.Add(-clockStep)) || b.state.gone {
+		return false, nil
+	}
+	if len(b.plan.diagnostics) == 0 {
+		b.src.plan = b.plan
+	}
+	return true, nil
+}
+
+func (b *build) scan() {
+	b.state = b.plan.scan(b.src.files)
+	b.src.files = b.state.files
+}
+
+// changed tells whether files, or the toolchain, are others than those that the release is named after.
+func (b *build) changed(temp string) bool {
+	before := b.state
+	b.scan()
+	if b.state.shape != before.shape || b.state.release != before.release {
+		return true
+	}
+	info, err := buildinfo.ReadFile(filepath.Join(temp, "release", binaryName))
+	if err != nil {
+		return false
+	}
+	if built, _, _ := strings.Cut(info.GoVersion, " "); !strings.HasPrefix(b.plan.version+" ", built+" ") {
+		b.src.plan = nil // the go command is a switch between several, and now chose another
+		return true
+	}
+	return false
+}
+
+// compile runs go build. The fault is what is wrong with the source.
+func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
+	path, err := b.config.goPath()
+	if err != nil {
+		return nil, err
+	}
+	out := output{line: func(line string) { b.event(sdk.Event{Log: line}) }}
+	work := filepath.Join(temp, "work") // of go, compiler and linker: gone with temp also when they are killed
+	env := append([]string{"GOTMPDIR=" + work, "TMPDIR=" + work}, b.plan.cgoSettings(nil)[0])
+	args := append([]string{"build", "-o", filepath.Join(temp, "release", binaryName)}, b.config.buildFlags()...)
+	err = run(ctx, path, b.job.Source, env, &out, &out, append(args, ".")...)
+	text := out.close()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case !errors.As(err, &exit):
+		return nil, fmt.Errorf("run %s build: %w", path, err)
+	case strings.TrimSpace(text) == "":
+		text = fmt.Sprintf("go build: %v", err)
+	}
+	return b.explain(text), nil
+}
+
+// makeTemp makes a directory with the two places of a build, and removes those that earlier builds left behind.
+func (b *build) makeTemp() (string, error) {
+	b.sweep()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	temp, err := os.MkdirTemp(b.job.OutDir, tempPrefix)
+	if err != nil {
+		return "", fmt.Errorf("make a directory for the build of %s: %w", b.job.Page, err)
+	}
+	b.live[temp] = true
+	for _, name := range []string{"release", "work"} {
+		if err := os.Mkdir(filepath.Join(temp, name), 0o700); err != nil {
+			delete(b.live, temp)
+			os.RemoveAll(temp)
+			return "", fmt.Errorf("make a directory for the build of %s: %w", b.job.Page, err)
+		}
+	}
+	return temp, nil
+}
+
+func (b *build) removeTemp(temp string) {
+	if err := os.RemoveAll(temp); err != nil {
+		b.log.Warn("temporary directory stays until a later build", "dir", temp, "error", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.live, temp)
+}
+
+// sweep removes what builds of a process that was killed left behind.
+func (b *build) sweep() {
+	oldest := time.Now().Add(-time.Duration(b.config.TimeoutMS)*time.Millisecond - time.Minute)
+	found, _ := filepath.Glob(filepath.Join(sdk.QuoteMatch(b.job.OutDir), tempPrefix+"*"))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, path := range found {
+		if info, err := os.Lstat(path); err == nil && !b.live[path] && info.ModTime().Before(oldest) {
+			os.RemoveAll(path)
+		}
+	}
+}
+
+// cached gives the release if it was built before.
+func (b *build) cached() (sdk.Result, bool) {
+	dir := filepath.Join(b.job.OutDir, b.state.release)
+	var r record
+	text, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil || json.Unmarshal(text, &r) != nil || r.SHA256 == "" {
+		return sdk.Result{}, false
+	}
+	binary := filepath.Join(dir, binaryName)
+	info, err := os.Stat(binary)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != r.Size || info.Mode()&0o100 == 0 {
+		return sdk.Result{}, false
+	}
+	now := time.Now()
+	for _, path := range []string{binary, dir} { // in use: not to be removed as old
+		_ = os.Chtimes(path, now, now)
+	}
+	result := b.succeeded(r)
+	result.Cached = true
+	return result, true
+}
+
+// commit completes the release in temp and moves it to its place as a whole.
+func (b *build) commit(temp string, took time.Duration) (sdk.Result, error) {
+	made := filepath.Join(temp, "release")
+	r := record{Page: b.job.Page, Source: b.job.Source, BuiltAt: time.Now().UTC().Truncate(time.Second),
+		DurationMS: took.Milliseconds(), Go: b.plan.version}
+	var err error
+	if r.SHA256, r.Size, err = checksum(filepath.Join(made, binaryName)); err != nil {
+		return sdk.Result{}, fmt.Errorf("read the binary of %s: %w", b.job.Page, err)
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return sdk.Result{}, fmt.Errorf("record the build of %s: %w", b.job.Page, err)
+	}
+	if err := os.WriteFile(filepath.Join(made, recordName), append(text, '\n'), 0o600); err != nil {
+		return sdk.Result{}, fmt.Errorf("record the build of %s: %w", b.job.Page, err)
+	}
+	final := filepath.Join(b.job.OutDir, b.state.release)
+	if os.Rename(made, final) == nil {
+		return b.succeeded(r), nil
+	}
+	if result, ok := b.cached(); ok { // another process was faster
+		return result, nil
+	}
+	_ = os.Rename(final, filepath.Join(temp, "broken"))
+	if err := os.Rename(made, final); err != nil {
+		return sdk.Result{}, fmt.Errorf("put the release of %s into its place: %w", b.job.Page, err)
+	}
+	return b.succeeded(r), nil
+}
+
+func checksum(path string) (sum string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
+func (b *build) succeeded(r record) sdk.Result {
+	return sdk.Result{OK: true, Release: b.state.release, SHA256: r.SHA256, Inputs: b.state.inputs(), Globs: b.plan.globs(),
+		Artifact: filepath.Join(b.job.OutDir, b.state.release, binaryName)}
+}
+
+// failed reports the diagnostics and gives the result of a build that came to nothing.
+func (b *build) failed(diagnostics ...sdk.Diagnostic) sdk.Result {
+	for _, d := range diagnostics {
+		b.event(sdk.Event{Diagnostic: &d})
+	}
+	if b.plan == nil { // nothing is known yet: at least the files of the source
+		b.plan = &plan{source: b.job.Source, dirs: []string{b.job.Source}, meta: map[string]bool{}}
+		b.plan.addMeta(b.job.Source, "", "")
+		b.state = b.plan.scan(b.src.files)
+	}
+	return sdk.Result{Release: b.state.release, Inputs: b.state.inputs(), Globs: b.plan.globs()}
+}
