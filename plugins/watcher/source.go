@@ -1,0 +1,113 @@
+package watcher
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// A source hints at changes in the directories it was given, from the moment add returned.
+type source interface {
+	add(dir string) error
+	remove(dir string) (alive bool) // whether the directory was still watched
+	close() error                   // ends its goroutines and waits for them
+}
+
+// hints collects what the sources noticed until the session takes it. Nothing in it blocks, so that the queue of the
+// operating system is always drained. Safe for concurrent use.
+type hints struct {
+	ready chan struct{} // there is something to take
+	mu    sync.Mutex
+	found found
+}
+
+// found is a number of hints.
+type found struct {
+	events map[string]fsnotify.Op // real path -> what happened to it
+	points map[string]bool        // paths that were watched one by one
+	lost   bool                   // events were: anything may have changed
+}
+
+func newHints() *hints {
+	return &hints{ready: make(chan struct{}, 1), found: newFound()}
+}
+
+func newFound() found {
+	return found{events: map[string]fsnotify.Op{}, points: map[string]bool{}}
+}
+
+func (h *hints) event(path string, op fsnotify.Op) { h.put(func(f *found) { f.events[path] |= op }) }
+func (h *hints) point(path string)                 { h.put(func(f *found) { f.points[path] = true }) }
+func (h *hints) overflow()                         { h.put(func(f *found) { f.lost = true }) }
+
+func (h *hints) put(add func(*found)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	add(&h.found)
+	select {
+	case h.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hints) take() found {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.found
+	h.found = newFound()
+	return f
+}
+
+// events is the source of the operating system's events.
+type events struct {
+	watcher *fsnotify.Watcher
+	hints   *hints
+	done    sync.WaitGroup
+}
+
+var _ source = (*events)(nil)
+
+func openEvents(h *hints) (source, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	e := &events{watcher: w, hints: h}
+	e.done.Go(e.pump)
+	return e, nil
+}
+
+// pump ends when the watcher closes its channels.
+func (e *events) pump() {
+	in, errs := e.watcher.Events, e.watcher.Errors
+	for in != nil || errs != nil {
+		select {
+		case event, ok := <-in:
+			if !ok {
+				in = nil
+			} else if event.Name != "" {
+				e.hints.event(event.Name, event.Op)
+			}
+		case _, ok := <-errs:
+			if !ok {
+				errs = nil
+			} else {
+				e.hints.overflow() // fsnotify.ErrEventOverflow, or a broken read: events are lost either way
+			}
+		}
+	}
+}
+
+func (e *events) add(dir string) error { return e.watcher.Add(dir) }
+
+func (e *events) remove(dir string) bool { return e.watcher.Remove(dir) == nil }
+
+func (e *events) close() error {
+	err := e.watcher.Close()
+	e.done.Wait()
+	if errors.Is(err, fsnotify.ErrClosed) {
+		return nil
+	}
+	return err
+}
