@@ -1,0 +1,205 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tqserver/tqserver/kernel/process"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+func TestLaunchRefusesBadPlugins(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mode, stage, step string
+		start, rpc        time.Duration
+		want              []string
+	}{
+		{"exit", "builder", "start", 0, 0, []string{"exited with status 3", "line 25", "line 6"}},
+		{"exit-with-banner", "builder", "start", 0, 0, []string{`began with "usage: something else"`}},
+		{"mute", "builder", "start", 300 * time.Millisecond, 0, []string{"no answer within 300ms"}},
+		{"garbage", "builder", "start", 0, 0, []string{`began with "listening on :8080"`, "before sdk.Serve"}},
+		{"flood-stdout", "builder", "start", 0, 0, []string{`began with "xxx`}},
+		{"future", "builder", "start", 0, 0, []string{"Plugin version: 99", "built for this tqserver"}},
+		{"stop-after-handshake", "builder", "", 1500 * time.Millisecond, 500 * time.Millisecond, []string{"no answer within"}},
+		{"good", "conductor", "init", 0, 0, []string{"fake 1.2.3 offers tqserver.plugin.", "wanted is tqserver.plugin.conductor.v1.Conductor"}},
+		{"configure-crash", "builder", "configure", 0, 0, []string{"exited with status 7"}},
+		{"configure-hang", "builder", "configure", 0, 500 * time.Millisecond, []string{"no answer within 500ms"}},
+	} {
+		t.Run(c.mode+"/"+c.stage, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			if c.start > 0 {
+				b.options.Limits.StartTimeout = c.start
+			}
+			if c.rpc > 0 {
+				b.options.Limits.RPCTimeout = c.rpc
+			}
+			spec := fakeSpec(c.stage, c.mode, "")
+			inst, err := launch(t.Context(), &spec, b.options, launchSteps)
+			if err == nil {
+				inst.kill(errStopped)
+				t.Fatal("no error")
+			}
+			var e *Error
+			if !errors.As(err, &e) || e.Stage != c.stage || e.Name != "builtin:"+c.mode || c.step != "" && e.Step != c.step {
+				t.Errorf("error %#v, want step %q", err, c.step)
+			}
+			for _, want := range append(c.want, c.stage+" plugin builtin:"+c.mode+": ") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+			if c.mode == "exit" && (len(e.Stderr) != 20 || strings.Contains(err.Error(), "line 5\n")) {
+				t.Errorf("last lines: %q", e.Stderr)
+			}
+		})
+	}
+}
+
+func TestLaunchOfWhatCannotBeExecuted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	spec := Spec{Stage: "builder", Name: "./nothing", Path: filepath.Join(t.TempDir(), "nothing")}
+	if err := Validate(t.Context(), spec, b.options); err == nil || !strings.Contains(err.Error(), "builder plugin ./nothing: start: ") || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLaunchWithTooLongRuntimeDir(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.RuntimeDir = filepath.Join(b.options.RuntimeDir, strings.Repeat("d", 80))
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(b.options.RuntimeDir)) })
+	err := Validate(t.Context(), fakeSpec("builder", "good", ""), b.options)
+	if err == nil || !strings.Contains(err.Error(), "use a shorter server.state_dir") {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(b.options.RuntimeDir); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	os.RemoveAll(b.options.RuntimeDir)
+	b.options.RuntimeDir = filepath.Dir(b.options.RuntimeDir)
+}
+
+func TestCancelledLaunchEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	before := time.Now()
+	spec := fakeSpec("builder", "mute", "")
+	_, err := launch(ctx, &spec, b.options, launchSteps)
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(before) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(before), err)
+	}
+}
+
+func TestEveryStageFindsItsService(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"resolver", "builder", "watcher", "checker", "rotator"} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			if err := Validate(t.Context(), fakeSpec(stage, "good", ""), newBench(t).options); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestPluginsEnvironmentAndDirectory(t *testing.T) {
+	b := newBench(t)
+	spec := fakeSpec("builder", "good", "")
+	spec.Dir = t.TempDir()
+	spec.Env = append(spec.Env, "COLOUR=blue", sdk.Handshake.MagicCookieKey+"=wrong", "PLUGIN_UNIX_SOCKET_DIR=/nowhere")
+	t.Setenv("SECRET", "hidden")
+	s, _ := b.run(spec)
+	got := strings.Join(b.mustBuild(s, sdk.Job{Page: "environ"}).Argv, "\n") + "\n"
+	if !strings.Contains(got, "\nCOLOUR=blue\n") || strings.Contains(got, "SECRET") {
+		t.Errorf("environment:\n%s", got)
+	}
+	if dir := b.mustBuild(s, sdk.Job{Page: "dir"}).Artifact; dir != spec.Dir {
+		t.Errorf("working directory %s, want %s", dir, spec.Dir)
+	}
+	info, err := os.Stat(b.options.RuntimeDir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("runtime directory: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestMessagesOfSixteenMebibytes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	s, _ := b.run(fakeSpec("builder", "good", ""))
+	size := sdk.MaxMessageSize - 1000
+	if got := len(b.mustBuild(s, sdk.Job{Page: "big", Source: strings.Repeat("a", size)}).Release); got != size {
+		t.Errorf("%d bytes came back of %d", got, size)
+	}
+	if _, err := b.build(s, sdk.Job{Page: "big", Source: strings.Repeat("a", sdk.MaxMessageSize+1)}, nil); err == nil {
+		t.Error("a message above the limit passed")
+	}
+	if got := s.Status(); got.State != Running || got.Restarts != 0 {
+		t.Errorf("status afterwards: %+v", got)
+	}
+}
+
+func TestExitIsSeenThoughAGrandchildHoldsStderr(t *testing.T) {
+	t.Parallel()
+	for _, escape := range []string{"", "1"} {
+		t.Run("setsid="+escape, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			spec := fakeSpec("builder", "grandchild", "")
+			spec.Env = append(spec.Env, "ESCAPE="+escape)
+			s, _ := b.run(spec)
+			pid := b.pid(s)
+			grandchild, err := strconv.Atoi(b.mustBuild(s, sdk.Job{Page: "grandchild"}).Artifact)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if escape != "" { // it left the group: the kernel cannot find it
+				defer syscall.Kill(grandchild, syscall.SIGKILL)
+			}
+			before := time.Now()
+			syscall.Kill(pid, syscall.SIGKILL)
+			b.eventually(5*time.Second, "a new plugin", func() bool { st := s.Status(); return st.State == Running && st.PID != pid })
+			t.Logf("replaced after %s", time.Since(before))
+			if escape == "" && process.GroupAlive(pid) {
+				t.Error("the grandchild lives")
+			}
+			if escape != "" {
+				next, _ := strconv.Atoi(b.mustBuild(s, sdk.Job{Page: "grandchild"}).Artifact)
+				defer syscall.Kill(next, syscall.SIGKILL)
+			}
+		})
+	}
+}
+
+func TestSweepRemovesSocketsOfAKilledKernel(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"plugin-dir123", "other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "plugin-dir123", "plugin1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := os.ReadDir(dir)
+	if len(left) != 1 || left[0].Name() != "other" {
+		t.Errorf("left: %v", left)
+	}
+	if err := Sweep(filepath.Join(dir, "missing")); err != nil {
+		t.Error(err)
+	}
+}

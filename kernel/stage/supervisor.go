@@ -1,0 +1,316 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tqserver/tqserver/config"
+)
+
+// Options are common to all plugins of a kernel.
+type Options struct {
+	// RuntimeDir is where the plugins' sockets are: short (less than about 60 bytes), of this kernel alone. It is made,
+	// and made private, when needed.
+	RuntimeDir string
+	// Log gets what the plugin logs, under the stage's name. Its level is also the plugin's.
+	Log           hclog.Logger
+	KernelVersion string
+	// Limits are StartTimeout, RPCTimeout, StopTimeout and Restart; all must be set. The rest is not looked at.
+	Limits config.Plugins
+	// OnState is told of each change, one at a time, in order; it must not block nor call the Supervisor. May be nil.
+	OnState func(Status)
+}
+
+// The states of a plugin.
+const (
+	Starting = "starting"
+	Running  = "running"
+	Backoff  = "backoff"  // failed, will be started again soon
+	Degraded = "degraded" // failed too often, is tried seldom; the kernel does without it
+	Stopping = "stopping"
+	Stopped  = "stopped" // also before Run
+)
+
+// Status is what is known about a plugin at one moment.
+type Status struct {
+	Stage, Name, Version string
+	State                string
+	PID                  int       // 0 when not running
+	Restarts             int       // starts after a failure
+	Since                time.Time // of State
+	LastError            string    // of the last failure, with its last lines on stderr; "" when there was none
+	NextRetry            time.Time // in backoff and degraded
+}
+
+// Supervisor keeps one plugin running. Its methods are safe for concurrent use.
+type Supervisor struct {
+	options  Options
+	pulse    pulse
+	wake     chan struct{}  // Retry
+	handover chan *instance // a launched instance that is to replace whatever there is
+	reconf   sync.Mutex     // one Reconfigure at a time
+	launches sync.WaitGroup // those of Reconfigure
+
+	mu      sync.Mutex
+	spec    *Spec
+	current *instance
+	changed chan struct{}   // closed at the next change of current or life
+	life    context.Context // of Run; nil before
+	stopped bool
+	status  Status
+}
+
+// ErrStopped is returned once Run has ended, or is about to.
+var ErrStopped = errors.New("stage: the plugin was stopped")
+
+// New makes a Supervisor. It starts nothing.
+func New(spec Spec, o Options) *Supervisor {
+	return &Supervisor{options: o, pulse: heartbeats, spec: &spec, wake: make(chan struct{}, 1), handover: make(chan *instance),
+		changed: make(chan struct{}),
+		status:  Status{Stage: spec.Stage, Name: spec.Name, State: Stopped, Since: time.Now()}}
+}
+
+// Run launches the plugin, replaces it whenever it fails, and stops it when ctx ends: within Limits.StopTimeout and a
+// second, after which no process of it is left. It returns nil then, and is to be called once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	retries := &backoff{limits: s.options.Limits.Restart, random: rand.Float64}
+	var inst *instance
+	for ctx.Err() == nil {
+		var err error
+		if inst == nil {
+			inst, err = s.start(ctx)
+		}
+		var ran time.Duration
+		if err == nil {
+			old := inst
+			inst, err = s.serve(ctx, old)
+			ran = time.Since(old.started)
+		}
+		if err != nil && ctx.Err() == nil {
+			inst = s.pause(ctx, retries, err, ran)
+		}
+	}
+	s.end(inst)
+	return nil
+}
+
+func (s *Supervisor) begin(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life != nil {
+		return fmt.Errorf("stage: Run of %s was called twice", s.spec.label())
+	}
+	s.life = ctx
+	s.announce()
+	return nil
+}
+
+// end is the last of Run. inst was handed over too late to be used.
+func (s *Supervisor) end(inst *instance) {
+	if inst != nil {
+		inst.end()
+	}
+	s.launches.Wait() // their context has ended with Run's
+	s.mu.Lock()
+	s.stopped = true
+	s.announce()
+	s.mu.Unlock()
+	s.report(func(st *Status) { st.State = Stopped })
+}
+
+// announce wakes all that wait for a change. The mutex is held.
+func (s *Supervisor) announce() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// start launches an instance, unless one is handed over meanwhile.
+func (s *Supervisor) start(ctx context.Context) (*instance, error) {
+	s.mu.Lock()
+	spec := s.spec
+	s.mu.Unlock()
+	s.report(func(st *Status) { st.State = Starting })
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		inst *instance
+		err  error
+	}
+	launched := make(chan result, 1)
+	go func() {
+		inst, err := launch(ctx, spec, s.options, launchSteps)
+		launched <- result{inst, err}
+	}()
+	select {
+	case r := <-launched:
+		return r.inst, r.err
+	case next := <-s.handover:
+		cancel()
+		if r := <-launched; r.inst != nil {
+			r.inst.kill(errStopped)
+		}
+		s.adopt(next)
+		return next, nil
+	}
+}
+
+// serve makes inst the current instance until it fails (which is the error), another is handed over (which is
+// returned), or ctx ends. inst is gone then.
+func (s *Supervisor) serve(ctx context.Context, inst *instance) (next *instance, err error) {
+	if !s.publish(inst) { // its configuration was replaced during the launch
+		inst.kill(errStopped)
+		return nil, nil
+	}
+	beating, cancel := context.WithCancel(inst.alive)
+	defer cancel()
+	var beat sync.WaitGroup
+	beat.Go(func() {
+		if err := s.pulse.watch(beating, inst.check); err != nil {
+			inst.fail(err)
+		}
+	})
+	select {
+	case <-ctx.Done():
+		s.report(func(st *Status) { st.State = Stopping })
+		s.withdraw(inst)
+		inst.stop()
+	case next = <-s.handover:
+		s.adopt(next)
+		s.publish(next)
+		inst.stop()
+	case <-inst.alive.Done():
+		s.withdraw(inst)
+		err = inst.bury("", context.Cause(inst.alive))
+	}
+	cancel()
+	beat.Wait()
+	return next, err
+}
+
+// adopt makes the spec of a handed-over instance the one to be started from now on.
+func (s *Supervisor) adopt(inst *instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spec = inst.spec
+}
+
+// publish lets sessions and jobs have inst. It refuses one whose spec is out of date.
+func (s *Supervisor) publish(inst *instance) bool {
+	s.mu.Lock()
+	if inst.configured != s.spec {
+		s.mu.Unlock()
+		return false
+	}
+	fresh := s.current != inst
+	s.current = inst
+	s.announce()
+	s.mu.Unlock()
+	if fresh {
+		s.report(func(st *Status) {
+			st.Name, st.Version, st.State, st.PID = inst.spec.Name, inst.info.Version, Running, inst.proc.pid
+		})
+		inst.log.Info("plugin runs", "name", inst.info.Name, "version", inst.info.Version, "pid", inst.proc.pid)
+	}
+	return true
+}
+
+func (s *Supervisor) withdraw(inst *instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == inst {
+		s.current = nil
+		s.announce()
+	}
+}
+
+// pause waits before the next start. An instance that is handed over meanwhile is returned.
+func (s *Supervisor) pause(ctx context.Context, retries *backoff, cause error, ran time.Duration) *instance {
+	select {
+	case <-s.wake: // from before the failure
+	default:
+	}
+	wait, degraded := retries.failed(time.Now(), ran)
+	log := s.options.Log.Named(s.Status().Stage)
+	s.report(func(st *Status) {
+		st.State, st.LastError, st.NextRetry = Backoff, cause.Error(), time.Now().Add(wait)
+		st.Restarts++
+		if degraded {
+			st.State = Degraded
+		}
+	})
+	if degraded {
+		log.Error("plugin fails again and again: the stage is degraded", "error", cause, "next_try", wait.Round(time.Second), "hint", "mend the cause, then run: tqserver reload")
+	} else {
+		log.Error("plugin failed and will be restarted", "error", cause, "in", wait.Round(time.Millisecond))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-s.wake:
+		retries.reset()
+	case next := <-s.handover:
+		retries.reset()
+		s.adopt(next)
+		return next
+	}
+	return nil
+}
+
+// Retry starts a plugin at once that waits in backoff or is degraded, with its budget renewed. Else it does nothing.
+func (s *Supervisor) Retry() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Status tells the present state. It does not block.
+func (s *Supervisor) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// report changes the status. Only Run's goroutine calls it.
+func (s *Supervisor) report(change func(*Status)) {
+	s.mu.Lock()
+	s.status.PID, s.status.NextRetry, s.status.Since = 0, time.Time{}, time.Now()
+	change(&s.status)
+	status := s.status
+	s.mu.Unlock()
+	if s.options.OnState != nil {
+		s.options.OnState(status)
+	}
+}
+
+// Sweep removes the sockets that a killed kernel left in runtimeDir. No plugin of it may run.
+func Sweep(runtimeDir string) error {
+	entries, err := os.ReadDir(runtimeDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep runtime directory: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "plugin-dir") { // as go-plugin names them
+			errs = append(errs, os.RemoveAll(filepath.Join(runtimeDir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
