@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 )
 
 // fault is why a configured file is not executed: which key of the entry it concerns, what is wrong, what to do.
@@ -102,26 +101,4 @@ func copyHashed(source io.Reader, dir string) (path, sum string, err error) {
 		return "", "", errors.Join(err, os.Remove(temp.Name()))
 	}
 	return temp.Name(), hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// privateDir makes sure that dir is a directory of this user that nobody else can enter. Parents that are missing are
-// made the same way.
-func privateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, not to this one (%d)", dir, owner.Uid, os.Geteuid())
-	}
-	if info.Mode().Perm()&0o077 == 0 {
-		return nil
-	}
-	return os.Chmod(dir, 0o700)
 }

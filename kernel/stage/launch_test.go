@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/tqserver/tqserver/kernel/process"
 	"github.com/tqserver/tqserver/sdk"
@@ -202,4 +209,52 @@ func TestSweepRemovesSocketsOfAKilledKernel(t *testing.T) {
 	if err := Sweep(filepath.Join(dir, "missing")); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestStrangersCannotSpeakToAPlugin(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	s, _ := b.run(fakeSpec("builder", "good", ""))
+	b.pid(s)
+	sockets, err := filepath.Glob(filepath.Join(b.options.RuntimeDir, "plugin-dir*", "plugin*"))
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("sockets %v, %v", sockets, err)
+	}
+	for name, creds := range map[string]credentials.TransportCredentials{
+		"plain": insecure.NewCredentials(), "another certificate": credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}),
+	} {
+		conn, err := grpc.NewClient("unix:"+sockets[0], grpc.WithTransportCredentials(creds))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sdk.NewLifecycle(conn).Check(t.Context(), 1); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+		conn.Close()
+	}
+}
+
+// Not parallel: it counts what the whole process has open.
+func TestNothingStaysOpen(t *testing.T) {
+	b := newBench(t)
+	count := func() int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		return len(fds)
+	}
+	once := func() {
+		s, stop := b.run(fakeSpec("builder", "good", ""))
+		b.build(s, sdk.Job{Page: "exit"}, nil)
+		b.pid(s)
+		stop()
+		Validate(t.Context(), fakeSpec("builder", "exit", ""), b.options)
+	}
+	once()
+	before := count()
+	for range 3 {
+		once()
+	}
+	b.eventually(5*time.Second, "all that was opened to be closed", func() bool { return count() <= before })
 }

@@ -137,6 +137,20 @@ func TestCustomPluginRunsFromItsPrivateCopy(t *testing.T) {
 	if again, err := Resolve("builder", p, o); err != nil || !again.sameProcess(&spec) {
 		t.Errorf("%+v, %v", again, err)
 	}
+	for _, name := range []string{"0123", ".copy-1"} {
+		if err := os.MkdirAll(filepath.Join(o.StateDir, "plugins", name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Prune(o.StateDir, spec); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(o.StateDir, "plugins")); len(left) != 1 || left[0].Name() != sum {
+		t.Errorf("left: %v", left)
+	}
+	if err := Prune(t.TempDir()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestEnviron(t *testing.T) {

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -117,17 +114,26 @@ func (s *Supervisor) begin(ctx context.Context) error {
 	return nil
 }
 
-// end is the last of Run. inst was handed over too late to be used.
+// end is the last of Run. inst was handed over when Run's context had ended already.
 func (s *Supervisor) end(inst *instance) {
 	if inst != nil {
-		inst.end()
+		s.stop(inst)
 	}
+	s.mu.Lock()
+	s.stopped = true // no launch is begun from here on
+	s.mu.Unlock()
 	s.launches.Wait() // their context has ended with Run's
 	s.mu.Lock()
-	s.stopped = true
 	s.announce()
 	s.mu.Unlock()
 	s.report(func(st *Status) { st.State = Stopped })
+}
+
+// stop ends an instance in order, without another to follow.
+func (s *Supervisor) stop(inst *instance) {
+	s.report(func(st *Status) { st.State, st.PID = Stopping, inst.proc.pid })
+	s.withdraw(inst)
+	inst.stop()
 }
 
 // announce wakes all that wait for a change. The mutex is held.
@@ -183,9 +189,7 @@ func (s *Supervisor) serve(ctx context.Context, inst *instance) (next *instance,
 	})
 	select {
 	case <-ctx.Done():
-		s.report(func(st *Status) { st.State = Stopping })
-		s.withdraw(inst)
-		inst.stop()
+		s.stop(inst)
 	case next = <-s.handover:
 		s.adopt(next)
 		s.publish(next)
@@ -295,22 +299,4 @@ func (s *Supervisor) report(change func(*Status)) {
 	if s.options.OnState != nil {
 		s.options.OnState(status)
 	}
-}
-
-// Sweep removes the sockets that a killed kernel left in runtimeDir. No plugin of it may run.
-func Sweep(runtimeDir string) error {
-	entries, err := os.ReadDir(runtimeDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("sweep runtime directory: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "plugin-dir") { // as go-plugin names them
-			errs = append(errs, os.RemoveAll(filepath.Join(runtimeDir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -360,3 +360,30 @@ func TestValidateLeavesNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestStopWhileTheOldInstanceDrains(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	s, stop := b.run(fakeSpec("builder", "good", ""))
+	old := b.pid(s)
+	waiting, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := b.build(s, sdk.Job{Page: "wait"}, func(sdk.Event) { close(waiting) })
+		done <- err
+	}()
+	<-waiting
+	other := fakeSpec("builder", "good", "")
+	other.Env = append(other.Env, "OTHER=1")
+	if err := s.Reconfigure(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually(5*time.Second, "the new one to serve", func() bool { st := s.Status(); return st.State == Running && st.PID != old })
+	next := s.Status().PID
+	stop()
+	b.gone(time.Second, old)
+	b.gone(time.Second, next)
+	var gone *GoneError
+	if err := <-done; !errors.As(err, &gone) {
+		t.Errorf("the job that did not end: %v", err)
+	}
+}
