@@ -23,7 +23,8 @@ func (e *GoneError) Error() string {
 
 func (e *GoneError) Unwrap() error { return e.Err }
 
-// Do waits for a running instance and calls f with it, once. Its context ends with ctx and with the instance. An
+// Do waits for a running instance and calls f with it, once. f's context ends with ctx and with the instance; f must
+// return then. An
 // instance that is being replaced finishes its calls within Limits.StopTimeout. The error is that of f, a
 // [*GoneError], that of ctx while waiting, or ErrStopped.
 func (s *Supervisor) Do(ctx context.Context, f func(ctx context.Context, conn *grpc.ClientConn) error) error {
@@ -47,7 +48,7 @@ func (s *Supervisor) Do(ctx context.Context, f func(ctx context.Context, conn *g
 }
 
 // Session calls f with each running instance, one after the other, until ctx ends, and is for streams that last as
-// long as the instance. f's context ends when its instance does or is to stop. When f returns while its instance
+// long as the instance. f's context ends when its instance does or is to stop; f must return then. When f returns while its instance
 // lives on, the stream has ended: the instance counts as failed and is replaced. The error is that of ctx, or
 // ErrStopped.
 func (s *Supervisor) Session(ctx context.Context, f func(ctx context.Context, conn *grpc.ClientConn) error) error {

@@ -3,6 +3,7 @@ package stage
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -69,7 +70,23 @@ func (o *output) lastWords() []string {
 		return nil
 	}
 	all := strings.Split(text, "\n")
-	return all[max(0, len(all)-tailLines):]
+	words := all[max(0, len(all)-tailLines):]
+	for i, line := range words {
+		words[i] = readable(line)
+	}
+	return words
+}
+
+// readable gives a line of hclog the form that it has on a terminal.
+func readable(line string) string {
+	level, message, fields, ok := parseLog([]byte(line))
+	if !ok {
+		return line
+	}
+	for i := 0; i < len(fields); i += 2 {
+		message += fmt.Sprintf(" %v=%v", fields[i], fields[i+1])
+	}
+	return "[" + strings.ToUpper(level.String()) + "] " + message
 }
 
 // keep remembers a line for lastWords.

@@ -56,10 +56,10 @@ func TestLastWords(t *testing.T) {
 	for i := range 5000 {
 		fmt.Fprintf(&o.stderr, "%d %s\n", i, strings.Repeat("x", 100))
 	}
-	o.stderr.Write([]byte("unfinished"))
+	o.stderr.Write([]byte(`{"@level":"warn","@message":"low on memory","free":"3 MB"}` + "\nunfinished"))
 	o.flush()
 	got := o.lastWords()
-	if len(got) != 20 || got[19] != "unfinished" || !strings.HasPrefix(got[0], "4981 ") {
+	if len(got) != 20 || got[19] != "unfinished" || got[18] != "[WARN] low on memory free=3 MB" || !strings.HasPrefix(got[0], "4982 ") {
 		t.Errorf("%d lines, from %.20q to %.20q", len(got), got[0], got[len(got)-1])
 	}
 	if cap(o.tail) > 4*tailSize {

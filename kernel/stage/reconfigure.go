@@ -19,7 +19,7 @@ func Validate(ctx context.Context, spec Spec, o Options) error {
 	return nil
 }
 
-// Reconfigure puts spec in the place of the one before. A running plugin of which only the configuration changes gets
+// Reconfigure puts spec in the place of the one before; when it returns nil, new calls have it. A running plugin of which only the configuration changes gets
 // that configuration. Else a new instance is launched beside the old one, takes over when it is ready, and the old one
 // is stopped in order. The error, mostly an [*Error], means that all stays as it was. Before Run it only stores spec.
 func (s *Supervisor) Reconfigure(ctx context.Context, spec Spec) error {
@@ -51,6 +51,7 @@ func (s *Supervisor) Reconfigure(ctx context.Context, spec Spec) error {
 	}
 	select {
 	case s.handover <- next:
+		_ = s.await(ctx, func() bool { return s.current == next || next.dead() }) // it follows at once
 		return nil
 	case <-ctx.Done():
 		next.end()

@@ -311,7 +311,6 @@ func TestReconfigureWithAnotherExecutable(t *testing.T) {
 	if err := s.Reconfigure(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	b.eventually(5*time.Second, "the new one to serve", func() bool { st := s.Status(); return st.State == Running && st.PID != old })
 	if got := b.mustBuild(s, sdk.Job{}).Release; got != "other" {
 		t.Errorf("new jobs run on %s", got)
 	}
@@ -385,5 +384,38 @@ func TestStopWhileTheOldInstanceDrains(t *testing.T) {
 	var gone *GoneError
 	if err := <-done; !errors.As(err, &gone) {
 		t.Errorf("the job that did not end: %v", err)
+	}
+}
+
+func TestInstanceWithAnOldConfigurationIsNotPublished(t *testing.T) {
+	b := newBench(t)
+	s := New(fakeSpec("builder", "good", ""), b.options)
+	spec := fakeSpec("builder", "good", "")
+	inst := newInstance(&spec, b.options)
+	defer inst.fail(nil)
+	if s.publish(inst) || s.current != nil || len(b.states.names()) > 0 {
+		t.Error("it was published")
+	}
+	s.adopt(inst)
+	if !s.publish(inst) || s.current != inst {
+		t.Error("an adopted instance was not published")
+	}
+}
+
+func TestRunWaitsForALaunchUnderWay(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.Limits.Restart.Initial, b.options.Limits.Restart.Max = time.Hour, time.Hour
+	s, stop := b.run(fakeSpec("builder", "configure-crash", "")) // in backoff it stops at once
+	b.eventually(10*time.Second, "backoff", func() bool { return s.Status().State == Backoff })
+	late := make(chan error, 1)
+	go func() { late <- s.Reconfigure(t.Context(), fakeSpec("builder", "configure-hang", "")) }()
+	b.eventually(5*time.Second, "a process", func() bool { e, _ := os.ReadDir(b.options.RuntimeDir); return len(e) == 1 })
+	stop()
+	if left, _ := os.ReadDir(b.options.RuntimeDir); len(left) > 0 {
+		t.Errorf("Run returned before the launch had ended: %v", left)
+	}
+	if err := <-late; !errors.Is(err, ErrStopped) {
+		t.Errorf("Reconfigure: %v", err)
 	}
 }

@@ -1,0 +1,43 @@
+package stage
+
+import "time"
+
+// The states of a plugin.
+const (
+	Starting = "starting"
+	Running  = "running"
+	Backoff  = "backoff"  // failed, will be started again soon
+	Degraded = "degraded" // failed too often, is tried seldom; the kernel does without it
+	Stopping = "stopping"
+	Stopped  = "stopped" // also before Run
+)
+
+// Status is what is known about a plugin at one moment.
+type Status struct {
+	Stage, Name, Version string
+	State                string
+	PID                  int       // 0 when not running
+	Restarts             int       // starts after a failure
+	Since                time.Time // of State
+	LastError            string    // of the last failure, with its last lines on stderr; "" when there was none
+	NextRetry            time.Time // in backoff and degraded
+}
+
+// Status tells the present state. It does not block.
+func (s *Supervisor) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// report changes the status. Only Run's goroutine calls it.
+func (s *Supervisor) report(change func(*Status)) {
+	s.mu.Lock()
+	s.status.PID, s.status.NextRetry, s.status.Since = 0, time.Time{}, time.Now()
+	change(&s.status)
+	status := s.status
+	s.mu.Unlock()
+	if s.options.OnState != nil {
+		s.options.OnState(status)
+	}
+}
