@@ -1,0 +1,117 @@
+// Package control is the admin API of a running kernel: JSON over HTTP on a unix socket that only its user can open.
+// The command line and dashboards speak it.
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// Kernel is what the API shows and commands.
+type Kernel interface {
+	// Status is a snapshot; it does not block.
+	Status() Status
+	// Reload reads the configuration again, applies it, looks for changed pages, and starts stages that have given up.
+	// It returns when the configuration is applied; builds go on.
+	Reload(ctx context.Context) error
+	// Stop begins a graceful shutdown and returns at once.
+	Stop()
+	// Recent gives the last n lines of a stream ("" for all), oldest first.
+	Recent(stream string, n int) []LogLine
+	// Follow gives the lines from now on until ctx ends.
+	Follow(ctx context.Context, stream string) <-chan LogLine
+}
+
+// Status is everything that `tqserver status` shows.
+type Status struct {
+	Version  string    `json:"version"`
+	PID      int       `json:"pid"`
+	Root     string    `json:"root"`
+	Config   string    `json:"config"` // file, "" for the embedded default
+	URL      string    `json:"url"`
+	Started  time.Time `json:"started"`
+	State    string    `json:"state"`            // starting, serving, stopping
+	Reload   *Outcome  `json:"reload,omitempty"` // the last reload of the configuration
+	Pages    []Page    `json:"pages"`
+	Stages   []Stage   `json:"stages"`
+	Problems []string  `json:"problems,omitempty"` // of the page tree
+	Logs     Logs      `json:"logs"`
+}
+
+// Outcome is how something ended.
+type Outcome struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Page is one page.
+type Page struct {
+	Name    string   `json:"name"`
+	Host    string   `json:"host,omitempty"`
+	Route   string   `json:"route"`
+	Dir     string   `json:"dir"`
+	State   string   `json:"state"`             // waiting, building, starting, serving, failed, stopping
+	Release string   `json:"release,omitempty"` // that serves
+	Workers []Worker `json:"workers,omitempty"`
+	Held    int      `json:"held,omitempty"`    // requests that wait for a worker
+	Build   *Build   `json:"build,omitempty"`   // the last one that ended
+	Error   string   `json:"error,omitempty"`   // why the newest source is not live, or no worker runs
+	Crashes int      `json:"crashes,omitempty"` // of workers, since the start of the kernel
+}
+
+// Worker is one process.
+type Worker struct {
+	ID       string    `json:"id"`
+	PID      int       `json:"pid"`
+	Port     int       `json:"port"`
+	Release  string    `json:"release"`
+	State    string    `json:"state"` // serving, draining, stopping
+	InFlight int64     `json:"in_flight"`
+	Requests uint64    `json:"requests"`
+	Started  time.Time `json:"started"`
+	Healthy  *bool     `json:"healthy,omitempty"` // as the checker saw it, absent before its first report
+}
+
+// Build is how a build ended.
+type Build struct {
+	At          time.Time        `json:"at"`
+	OK          bool             `json:"ok"`
+	Release     string           `json:"release,omitempty"`
+	Cached      bool             `json:"cached,omitempty"`
+	DurationMS  int64            `json:"duration_ms"`
+	LiveMS      int64            `json:"live_ms,omitempty"` // from the change's arrival to the swap
+	Diagnostics []sdk.Diagnostic `json:"diagnostics,omitempty"`
+}
+
+// Stage is one plugin.
+type Stage struct {
+	Stage     string    `json:"stage"`
+	Plugin    string    `json:"plugin"`
+	Version   string    `json:"version,omitempty"`
+	State     string    `json:"state"` // starting, running, backoff, degraded, stopping, stopped
+	PID       int       `json:"pid,omitempty"`
+	Restarts  int       `json:"restarts"`
+	Since     time.Time `json:"since"`
+	Error     string    `json:"error,omitempty"`
+	NextRetry time.Time `json:"next_retry,omitzero"`
+}
+
+// Logs is the state of log shipping.
+type Logs struct {
+	Waiting int64  `json:"waiting_lines"`
+	Spilled int64  `json:"spilled_bytes"`
+	Dropped uint64 `json:"dropped_lines"`
+	Error   string `json:"error,omitempty"`
+}
+
+// LogLine is one line of a log.
+type LogLine struct {
+	Time    time.Time `json:"time"`
+	Stream  string    `json:"stream"`
+	Source  string    `json:"source"` // kernel, stdout, stderr
+	Worker  string    `json:"worker,omitempty"`
+	Release string    `json:"release,omitempty"`
+	Text    string    `json:"text"`
+}
