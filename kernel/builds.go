@@ -1,0 +1,121 @@
+package kernel
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/tqserver/tqserver/kernel/stage"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// build has a page built, and waits while no builder is up. An error is a fault that is not the page's: the end of
+// ctx, or a builder that fails again and again.
+func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
+	job.OutDir = *k.site.releases.Load()
+	files := sourceFiles(k.site.root, job.Source)
+	for attempt := 1; ; attempt++ {
+		sup := k.stages.builderFor(files)
+		if sup == nil {
+			return nil, fmt.Errorf("no builder matches the files of %s (patterns: %s): change plugins.builder", job.Source, k.stages.patterns())
+		}
+		report := &buildReport{}
+		err := sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+			report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) { k.buildEvent(job, report, e) })
+			return err
+		})
+		report.at = time.Now()
+		var gone *stage.GoneError
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Canceled
+		case err == nil:
+			return report, k.checkArtifact(report)
+		case errors.As(err, &gone): // Do waits for the next instance
+			k.log.Warn("the builder went away during a build, building again", "page", job.Page, "error", err)
+		case attempt == 3:
+			return nil, fmt.Errorf("the builder fails: %w", err)
+		default:
+			k.log.Warn("the builder failed, building again", "page", job.Page, "error", err)
+		}
+		if err := sleep(ctx, backoff(attempt)); err != nil {
+			return nil, context.Canceled
+		}
+	}
+}
+
+func (k *Kernel) buildEvent(job sdk.Job, report *buildReport, e sdk.Event) {
+	switch {
+	case e.Diagnostic != nil:
+		report.diagnostics = append(report.diagnostics, *e.Diagnostic)
+	case e.Log != "":
+		k.log.Debug("build: "+e.Log, "page", job.Page)
+	default:
+		k.log.Debug("build", "page", job.Page, "step", e.Step)
+	}
+}
+
+// checkArtifact makes sure that what is started is what was built, and lies where only this user can write.
+func (k *Kernel) checkArtifact(report *buildReport) error {
+	r := &report.result
+	if !r.OK {
+		return nil
+	}
+	if rel, err := filepath.Rel(*k.site.releases.Load(), r.Artifact); err != nil || !filepath.IsLocal(rel) {
+		return fmt.Errorf("the builder put %s outside of %s", r.Artifact, *k.site.releases.Load())
+	}
+	sum, err := fileSum(r.Artifact)
+	switch {
+	case err != nil:
+		return fmt.Errorf("check the built binary: %w", err)
+	case sum != r.SHA256:
+		return fmt.Errorf("check the built binary: %s has the sum %.12s…, the builder said %.12s…", r.Artifact, sum, r.SHA256)
+	case r.Release == "" || !executable(r.Artifact):
+		return fmt.Errorf("check the built binary: %s has no release name or is not executable", r.Artifact)
+	}
+	if len(r.Argv) == 0 {
+		r.Argv = []string{r.Artifact}
+	}
+	return nil
+}
+
+func fileSum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// sourceFiles lists the files of a directory, relative to the site's root where they are below it, for the patterns
+// of the builders.
+func sourceFiles(root, dir string) []string {
+	entries, _ := os.ReadDir(dir) // a directory that is gone is the builder's to report
+	var files []string
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if rel, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(rel) {
+			path = rel
+		}
+		files = append(files, path)
+	}
+	return files
+}
+
+func matchesAny(pattern string, files []string) bool {
+	return slices.ContainsFunc(files, func(f string) bool { return sdk.Match(pattern, f) })
+}

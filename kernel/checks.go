@@ -1,0 +1,43 @@
+package kernel
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// feedChecker gives the checker the workers that serve and takes its reports. While it is down, the end of a process
+// and failed connections still count.
+func (k *Kernel) feedChecker(ctx context.Context) error {
+	return k.stages.checker.Session(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		sets := make(chan sdk.TargetSet)
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); feed(ctx, &k.targets, k.targetSet, sets) }()
+		defer func() { cancel(); <-done }()
+		return sdk.NewChecker(conn).Check(ctx, sets, k.checked)
+	})
+}
+
+func (k *Kernel) targetsChanged() { k.targets.notify() }
+
+func (k *Kernel) targetSet() sdk.TargetSet {
+	var set sdk.TargetSet
+	for _, p := range k.routes.list() {
+		if inst := p.view.Load().current; inst != nil {
+			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+		}
+	}
+	return set
+}
+
+func (k *Kernel) checked(h sdk.Health) error {
+	for _, p := range k.routes.list() {
+		if inst := p.view.Load().current; inst != nil && inst.id == h.Target {
+			p.post(func() { p.checked(h) })
+		}
+	}
+	return nil
+}

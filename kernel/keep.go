@@ -1,0 +1,168 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/port"
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/kernel/worker"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// instance is one worker of one release with all that it holds.
+type instance struct {
+	id       string
+	release  release
+	route    sdk.Route
+	settings config.Worker
+	lease    *port.Lease
+	worker   *worker.Worker
+	endpoint *proxy.Endpoint
+	state    atomic.Pointer[string] // nil: serving
+	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
+}
+
+const (
+	serving  = "serving"
+	draining = "draining"
+	stopping = "stopping"
+)
+
+// settled is how long a worker must live for its end not to count as one in a row of failures.
+const settled = 10 * time.Second
+
+// restartLimit bounds the wait before a worker that served is restarted: requests wait for it, and by default not for
+// longer than 10 s.
+const restartLimit = 5 * time.Second
+
+func (i *instance) addr() string { return fmt.Sprintf("127.0.0.1:%d", i.lease.Port()) }
+
+// fits tells whether a worker started now would be the same.
+func (i *instance) fits(p *page) bool {
+	w := p.k.config().Workers
+	return i.route == p.route && sameSettings(i.settings, p.settings) && w.PortRangeStart <= i.lease.Port() && i.lease.Port() <= w.PortRangeEnd
+}
+
+// close ends the process, aborts what is left of its requests, and gives the port back after it has exited. How a
+// worker ends that was told to is of no interest, only whether.
+func (i *instance) close(grace time.Duration) {
+	i.state.Store(ptr(stopping))
+	err := i.worker.Stop(grace)
+	if i.endpoint != nil {
+		i.endpoint.Close()
+	}
+	if err != nil && !errors.Is(err, worker.ErrKilled) {
+		return // it survives SIGKILL, in a system call: its port is not free
+	}
+	i.lease.Release()
+}
+
+// follow tells the page when the worker ends.
+func (p *page) follow(inst *instance) {
+	p.work.Go(func() {
+		select {
+		case <-inst.worker.Done():
+			p.post(func() { p.exited(inst) })
+		case <-p.ctx.Done():
+		}
+	})
+}
+
+// exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile.
+func (p *page) exited(inst *instance) {
+	if inst != p.current {
+		return
+	}
+	p.current = nil
+	p.backend.Set()
+	p.crashes++
+	if time.Since(inst.worker.Started()) > settled {
+		p.failures = 0
+	}
+	p.failures++
+	p.problem = fmt.Sprintf("worker %s ended: %v", inst.id, inst.worker.Err())
+	if tail := inst.worker.Tail(); len(tail) > 0 {
+		p.problem += "\n  " + strings.Join(tail, "\n  ")
+	}
+	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
+	p.work.Go(func() { inst.close(0) })
+	if p.candidate == nil {
+		p.start(inst.release, restart, min(backoff(p.failures-1), restartLimit))
+	}
+}
+
+// spent replaces a worker that has served its max_requests.
+func (p *page) spent(inst *instance) {
+	if inst == p.current && p.candidate == nil {
+		p.start(inst.release, recycle, 0)
+	}
+}
+
+// unreachable replaces a worker that lives but takes no connection.
+func (p *page) unreachable(inst *instance, err error) {
+	select {
+	case <-inst.worker.Done():
+		return // its end is on the way
+	default:
+	}
+	if inst == p.current && p.candidate == nil {
+		p.k.log.Error("the worker takes no connections, replacing it", "page", p.name, "worker", inst.id, "error", err)
+		p.start(inst.release, replace, backoff(p.failures))
+		p.failures++
+	}
+}
+
+// checked takes a report of the checker.
+func (p *page) checked(h sdk.Health) {
+	inst := p.current
+	if inst == nil || inst.id != h.Target {
+		return
+	}
+	inst.healthy.Store(&h.Healthy)
+	if h.Healthy || p.candidate != nil {
+		return
+	}
+	p.problem = fmt.Sprintf("worker %s is unhealthy: %s (%d in a row)", inst.id, h.Reason, h.Failures)
+	p.k.log.Error(p.problem+", replacing it", "page", p.name)
+	p.start(inst.release, replace, 0)
+}
+
+// backoff is the delay before the n-th start in a row: none, then 100 ms doubling to 30 s, half of it at random.
+func backoff(n int) time.Duration {
+	if n <= 0 {
+		return 0
+	}
+	d := min(100*time.Millisecond<<min(n-1, 20), 30*time.Second)
+	return d/2 + rand.N(d/2)
+}
+
+// sleep waits for d or ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// executable tells whether a release can still be started.
+func executable(artifact string) bool {
+	info, err := os.Stat(artifact)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o100 != 0
+}
+
+func ptr[T any](v T) *T { return &v }

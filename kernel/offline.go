@@ -1,0 +1,140 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/tqserver/tqserver/kernel/stage"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// Built is how the build of one page ended.
+type Built struct {
+	Page        string           `json:"page"`
+	Route       string           `json:"route"`
+	OK          bool             `json:"ok"`
+	Release     string           `json:"release,omitempty"`
+	Artifact    string           `json:"artifact,omitempty"`
+	Cached      bool             `json:"cached,omitempty"`
+	DurationMS  int64            `json:"duration_ms"`
+	Diagnostics []sdk.Diagnostic `json:"diagnostics,omitempty"`
+}
+
+// Check plans a configuration and has every plugin in it validate its part. Nothing is served.
+func Check(ctx context.Context, o Options) error {
+	return offline(o, func(k *Kernel) error {
+		pl, err := k.plan(k.config())
+		if err != nil {
+			return err
+		}
+		errs := []error{k.checkPages(k.config())}
+		for _, spec := range pl.specs() {
+			errs = append(errs, stage.Validate(ctx, spec, k.stageOptions(k.config())))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// Plugins tells which plugin a configuration gives each stage, in the order of the stages' work.
+func Plugins(o Options) (specs []stage.Spec, err error) {
+	return specs, offline(o, func(k *Kernel) error {
+		pl, err := k.plan(k.config())
+		specs = pl.specs()
+		return err
+	})
+}
+
+func (pl plan) specs() []stage.Spec {
+	specs := []stage.Spec{pl.singles["resolver"]}
+	for _, b := range pl.builders {
+		specs = append(specs, b.spec)
+	}
+	return append(specs, pl.singles["watcher"], pl.singles["checker"], pl.singles["rotator"])
+}
+
+// BuildAll builds every page of a site without serving it, beside a running server or without one. each is called as
+// builds end, from one goroutine at a time; the problems of the page tree come last, in the error.
+func BuildAll(ctx context.Context, o Options, each func(Built)) error {
+	return offline(o, func(k *Kernel) (err error) {
+		if err := k.checkPages(k.config()); err != nil {
+			return err
+		}
+		if k.stages, err = newStages(k, k.config()); err != nil {
+			return err
+		}
+		lives := newLives()
+		k.stages.start(ctx, lives)
+		defer k.stages.end(lives, "resolver", "builder", "watcher", "checker", "rotator")
+		return k.buildAll(ctx, each)
+	})
+}
+
+func (k *Kernel) buildAll(ctx context.Context, each func(Built)) error {
+	table, err := k.oneTable(ctx)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	var errs []error
+	for _, r := range table.Routes {
+		work.Go(func() {
+			report, err := k.build(ctx, sdk.Job{Page: r.Page, Dir: r.Dir, Source: r.Source})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("build %s: %w", r.Page, err))
+				return
+			}
+			res := report.result
+			each(Built{Page: r.Page, Route: r.Host + r.Path, OK: res.OK, Release: res.Release, Artifact: res.Artifact, Cached: res.Cached,
+				DurationMS: res.Duration.Milliseconds(), Diagnostics: report.diagnostics})
+		})
+	}
+	work.Wait()
+	for _, d := range table.Diagnostics {
+		if !d.Warning {
+			errs = append(errs, errors.New(d.String()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// oneTable asks the resolver once.
+func (k *Kernel) oneTable(ctx context.Context) (table sdk.Table, err error) {
+	found := errors.New("found")
+	err = k.stages.resolver.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		trees := make(chan sdk.Tree, 1)
+		trees <- sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: 1}
+		err := sdk.NewResolver(conn).Resolve(ctx, trees, func(t sdk.Table) error {
+			table = t
+			cancel(found)
+			return nil
+		})
+		if errors.Is(context.Cause(ctx), found) {
+			return nil
+		}
+		return err
+	})
+	return table, err
+}
+
+// offline opens a site beside a server that may run, for f.
+func offline(o Options, f func(*Kernel) error) error {
+	k := &Kernel{opts: o}
+	k.cfg.Store(o.Config)
+	var err error
+	if k.site, err = openSite(o.Root, o.Config, false); err != nil {
+		return err
+	}
+	k.console = newConsole(o.Console, o.Color)
+	k.log = newToolLogger(k)
+	k.routes = newRoutes()
+	return errors.Join(f(k), k.site.close())
+}

@@ -1,0 +1,143 @@
+package kernel
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// page is one page while it is in the route table. One goroutine owns its state: whatever happens to the page is
+// posted to it as a function, so that the life of a page (deploy.go, keep.go) reads as plain code without locks.
+type page struct {
+	k       *Kernel
+	name    string
+	backend *proxy.Backend
+	mail    *mailbox
+	work    sync.WaitGroup // what the page started and waits for
+
+	sources atomic.Pointer[sources] // what the last build read
+	view    atomic.Pointer[view]    // what status shows
+
+	// Owned by the page's goroutine.
+	ctx       context.Context
+	route     sdk.Route
+	settings  config.Worker
+	current   *instance          // serves
+	candidate *candidate         // being started
+	leaving   map[*instance]bool // draining and stopping
+	building  *build             // under way
+	again     bool               // the source changed during the build
+	changedAt time.Time          // when the change that is not live yet arrived
+	built     *buildReport       // the last build that ended
+	good      release            // the last release that served
+	problem   string             // why the newest source is not live, or no worker runs
+	failures  int                // starts or short lives in a row
+	crashes   int
+	started   int // workers, for their IDs
+}
+
+// newPage makes a page that runs until ctx ends.
+func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
+	p := &page{k: k, name: route.Page, route: route, ctx: ctx, mail: newMailbox(), leaving: map[*instance]bool{}, settings: k.config().Workers.For(route.Path), good: k.good.get(route.Page)}
+	p.backend = proxy.NewBackend(route.Page, proxy.BackendOptions{Hold: func() (time.Duration, int) {
+		w := k.config().Workers
+		return w.HoldTimeout, w.HoldRequests
+	}})
+	p.publish()
+	return p
+}
+
+// run is the page's goroutine: it builds the page, keeps a worker of it running, and when ctx ends takes it down.
+func (p *page) run() {
+	if p.k.watched(p.ctx) {
+		p.changed(time.Now())
+		p.publish()
+	}
+	for p.ctx.Err() == nil {
+		select {
+		case <-p.ctx.Done():
+		case <-p.mail.wake:
+			p.handle()
+		}
+	}
+	p.takeDown()
+}
+
+func (p *page) handle() {
+	for _, f := range p.mail.take() {
+		f()
+		p.publish()
+	}
+}
+
+// post hands f to the page's goroutine, and tells whether it will be called: not after the page has ended.
+func (p *page) post(f func()) bool { return p.mail.put(f) }
+
+// takeDown ends everything that the page started. Requests in flight finish first, as far as the drain timeout allows.
+func (p *page) takeDown() {
+	p.backend.Close()
+	if p.building != nil {
+		p.building.cancel()
+	}
+	if p.candidate != nil {
+		p.candidate.cancel()
+		p.candidate = nil // what it still brings is retired
+	}
+	if p.current != nil {
+		p.retire(p.current)
+		p.current = nil
+	}
+	p.publish()
+	for p.work.Wait(); !p.mail.closeEmpty(); p.work.Wait() {
+		p.handle()
+	}
+}
+
+// rerouted takes a new place, or new directories, of the same page.
+func (p *page) rerouted(route sdk.Route) {
+	old := p.route
+	p.route = route
+	if old.Source != route.Source || old.Dir != route.Dir {
+		p.changed(time.Now())
+	}
+	p.reconfigured()
+}
+
+// reconfigured applies the configuration: a worker whose environment it changes is replaced, new one first.
+func (p *page) reconfigured() {
+	old := p.settings
+	p.settings = p.k.config().Workers.For(p.route.Path)
+	if p.current != nil && p.candidate == nil && !p.current.fits(p) {
+		p.start(p.current.release, reconfigure, 0)
+	} else if p.candidate != nil && !sameSettings(old, p.settings) {
+		p.start(p.candidate.release, p.candidate.why, 0)
+	}
+}
+
+// sources is what the last build read, for telling which pages a change concerns.
+type sources struct {
+	inputs map[string]string // path -> digest
+	globs  []string
+}
+
+// concerns tells whether a change can make a difference to the page. building: a build is under way, which may have
+// read the file before the change or after it.
+func (s *sources) concerns(c sdk.Change, building bool) bool {
+	if digest, ok := s.inputs[c.Path]; ok {
+		return building || c.Op == sdk.Removed || c.Digest != digest
+	}
+	if c.Op == sdk.Removed {
+		return false
+	}
+	for _, g := range s.globs {
+		if sdk.Match(g, c.Path) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/control"
+)
+
+// Reload reads the configuration again and applies it, all or nothing: an error leaves everything as it was. Only
+// what changed is restarted. It also looks for changed pages and wakes stages that have given up.
+func (k *Kernel) Reload(ctx context.Context) error {
+	k.reloads.Lock()
+	defer k.reloads.Unlock()
+	k.stages.retry()
+	err := k.reloadConfig(ctx)
+	if err != nil {
+		k.log.Error("configuration refused, the running one stays: " + err.Error())
+		k.reloaded.Store(&control.Outcome{At: time.Now(), Error: err.Error()})
+		return err
+	}
+	k.reloaded.Store(&control.Outcome{At: time.Now()})
+	k.rescan()
+	return nil
+}
+
+// rescan finds changed pages without the watcher: the builder knows a source that it has built.
+func (k *Kernel) rescan() {
+	revision := k.routes.resolve()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	k.routes.resolved(ctx, revision)
+	for _, p := range k.routes.list() {
+		p.post(func() { p.changed(time.Now()) })
+	}
+}
+
+func (k *Kernel) reloadConfig(ctx context.Context) error {
+	if k.opts.Load == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	next, err := k.opts.Load()
+	if err != nil {
+		return err
+	}
+	old := k.config()
+	if err := k.restartOnly(old, next); err != nil {
+		return err
+	}
+	if err := k.checkPages(next); err != nil {
+		return err
+	}
+	releases, err := k.site.releaseDir(next)
+	if err != nil {
+		return err
+	}
+	pl, err := k.plan(next)
+	if err != nil {
+		return err
+	}
+	o := k.stageOptions(next)
+	if err := k.stages.check(ctx, pl, o); err != nil {
+		return err
+	}
+	if err := k.stages.apply(ctx, pl, o); err != nil {
+		return err
+	}
+	k.put(next, releases)
+	k.log.Info("configuration reloaded", "file", next.File)
+	return nil
+}
+
+// restartOnly names the keys that a running server cannot change.
+func (k *Kernel) restartOnly(old, next *config.Config) error {
+	var errs []error
+	for _, c := range []struct {
+		key       string
+		old, next any
+	}{
+		{"server.host", old.Server.Host, next.Server.Host},
+		{"server.port", old.Server.Port, next.Server.Port},
+		{"server.state_dir", old.Server.StateDir, next.Server.StateDir},
+	} {
+		if c.old != c.next {
+			errs = append(errs, fmt.Errorf("%s: changed from %v to %v, which needs a restart of the server: `tqserver stop`, then start it again", c.key, c.old, c.next))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// put makes a checked configuration the one in force, and tells everybody whom it concerns.
+func (k *Kernel) put(next *config.Config, releases string) {
+	old := k.config()
+	k.cfg.Store(next)
+	k.site.releases.Store(&releases)
+	k.ports.Resize(next.Workers.PortRangeStart, next.Workers.PortRangeEnd)
+	k.setLevel(next.Server.LogLevel)
+	if old.Server.ReadTimeout != next.Server.ReadTimeout || old.Server.IdleTimeout != next.Server.IdleTimeout {
+		k.front.renew(k.server())
+	}
+	for _, p := range k.routes.list() {
+		p.post(p.reconfigured)
+	}
+	k.files.set.notify()
+	k.routes.asked.notify()
+}

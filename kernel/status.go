@@ -1,0 +1,156 @@
+package kernel
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/tqserver/tqserver/kernel/control"
+	"github.com/tqserver/tqserver/kernel/spool"
+)
+
+// view is a snapshot of a page for others than its own goroutine.
+type view struct {
+	page    control.Page
+	current *instance
+	leaving []*instance
+}
+
+func (v *view) instances() []*instance {
+	if v.current == nil {
+		return v.leaving
+	}
+	return append([]*instance{v.current}, v.leaving...)
+}
+
+// publish makes the page's state visible. It is called after each event, on the page's goroutine.
+func (p *page) publish() {
+	v := &view{current: p.current, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+		State: p.state(), Error: p.problem, Crashes: p.crashes}}
+	for inst := range p.leaving {
+		v.leaving = append(v.leaving, inst)
+	}
+	if p.current != nil {
+		v.page.Release = p.current.release.ID
+	}
+	if b := p.built; b != nil {
+		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
+			DurationMS: b.result.Duration.Milliseconds(), LiveMS: b.live.Milliseconds(), Diagnostics: b.diagnostics}
+	}
+	p.view.Store(v)
+	p.k.progress.notify()
+}
+
+func (p *page) state() string {
+	switch {
+	case p.ctx.Err() != nil:
+		return "stopping"
+	case p.current != nil:
+		return serving
+	case p.building != nil:
+		return "building"
+	case p.candidate != nil && p.failures < 3:
+		return "starting"
+	case p.problem != "":
+		return "failed"
+	}
+	return "waiting"
+}
+
+// Status is a snapshot of everything.
+func (k *Kernel) Status() control.Status {
+	s := control.Status{Version: k.opts.Version, PID: os.Getpid(), Root: k.site.root, Config: k.config().File, URL: k.url,
+		Started: k.started, State: *k.state.Load(), Reload: k.reloaded.Load(), Stages: k.stages.status()}
+	for _, p := range k.routes.list() {
+		s.Pages = append(s.Pages, p.status())
+	}
+	k.routes.mu.Lock()
+	for _, d := range k.routes.table.Diagnostics {
+		s.Problems = append(s.Problems, d.String())
+	}
+	k.routes.mu.Unlock()
+	s.Logs = logsStatus(k.spool.Stats())
+	return s
+}
+
+func logsStatus(st spool.Stats) control.Logs {
+	l := control.Logs{Waiting: st.Lines, Spilled: st.SpilledBytes}
+	for _, n := range st.Dropped {
+		l.Dropped += n
+	}
+	if st.LastError != nil {
+		l.Error = st.LastError.Error()
+	}
+	return l
+}
+
+func (p *page) status() control.Page {
+	v := p.view.Load()
+	out := v.page
+	out.Held = p.backend.Held()
+	for _, inst := range v.instances() {
+		out.Workers = append(out.Workers, inst.status())
+	}
+	return out
+}
+
+func (i *instance) status() control.Worker {
+	w := control.Worker{ID: i.id, PID: i.worker.PID(), Port: i.lease.Port(), Release: i.release.ID, State: serving,
+		InFlight: i.endpoint.InFlight(), Requests: i.endpoint.Requests(), Started: i.worker.Started(), Healthy: i.healthy.Load()}
+	if s := i.state.Load(); s != nil {
+		w.State = *s
+	}
+	return w
+}
+
+// Recent gives the last lines of a stream.
+func (k *Kernel) Recent(stream string, n int) []control.LogLine {
+	var out []control.LogLine
+	for _, r := range k.spool.Recent(stream, n) {
+		out = append(out, logLine(r))
+	}
+	return out
+}
+
+// Follow gives the lines of a stream from now on.
+func (k *Kernel) Follow(ctx context.Context, stream string) <-chan control.LogLine {
+	in, out := k.spool.Follow(ctx, stream), make(chan control.LogLine)
+	go func() {
+		defer close(out)
+		for r := range in {
+			select {
+			case out <- logLine(r):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out
+}
+
+func logLine(r spool.Record) control.LogLine {
+	return control.LogLine{Time: r.Time, Stream: r.Stream, Source: r.Source.String(), Worker: r.Worker, Release: r.Release, Text: string(r.Text)}
+}
+
+// showProgress tells a person what the start waits for, from the second second on, until each page serves or failed.
+func (k *Kernel) showProgress(ctx context.Context) error {
+	defer k.console.status("")
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		changed := k.progress.changed()
+		done, total, text := k.startProgress()
+		if done {
+			k.state.Store(ptr("serving"))
+			k.log.Info("ready", "pages", total, "after", time.Since(k.started).Round(time.Millisecond))
+			return nil
+		}
+		k.console.status(text)
+		select {
+		case <-changed:
+		case <-tick.C:
+			k.console.progress(text)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
