@@ -1,0 +1,175 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tqserver/tqserver/kernel/control"
+)
+
+func newStatus(a *app) *cobra.Command {
+	return a.asJSON(&cobra.Command{
+		Use:     "status",
+		Short:   "Show pages, workers and stages of the running server",
+		Example: "  tqserver status\n  tqserver status --json | jq '.pages[] | {route, state, release}'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.status(cmd)
+			if err != nil {
+				return err
+			}
+			return a.print(cmd, s, func(t *table) { showStatus(t, s) })
+		},
+	})
+}
+
+func newRoutes(a *app) *cobra.Command {
+	return a.asJSON(&cobra.Command{
+		Use:     "routes",
+		Short:   "Show which page answers which path",
+		Example: "  tqserver routes --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.status(cmd)
+			if err != nil {
+				return err
+			}
+			rows := make([]routeRow, 0, len(s.Pages))
+			for _, p := range s.Pages {
+				rows = append(rows, routeRow{p.Host, p.Route, p.Name, p.State, p.Dir})
+			}
+			return a.print(cmd, rows, func(t *table) {
+				t.row("ROUTE", "PAGE", "STATE", "DIRECTORY")
+				for _, r := range rows {
+					t.row(r.Host+r.Route, r.Page, r.State, r.Dir)
+				}
+			})
+		},
+	})
+}
+
+type routeRow struct {
+	Host  string `json:"host,omitempty"`
+	Route string `json:"route"`
+	Page  string `json:"page"`
+	State string `json:"state"`
+	Dir   string `json:"dir"`
+}
+
+func (a *app) status(cmd *cobra.Command) (control.Status, error) {
+	client, err := a.running()
+	if err != nil {
+		return control.Status{}, err
+	}
+	return client.Status(cmd.Context())
+}
+
+func showStatus(t *table, s control.Status) {
+	t.row(fmt.Sprintf("tqserver %s (pid %d) %s at %s for %v", s.Version, s.PID, s.State, s.URL, time.Since(s.Started).Round(time.Second)))
+	t.row("configuration " + cmp.Or(s.Config, "default") + reloadNote(s.Reload))
+	t.row()
+	t.row("PAGE", "ROUTE", "STATE", "RELEASE", "WORKER", "PID", "PORT", "IN FLIGHT", "REQUESTS", "LAST BUILD")
+	for _, p := range s.Pages {
+		showPage(t, p)
+	}
+	t.row()
+	t.row("STAGE", "PLUGIN", "STATE", "PID", "RESTARTS", "SINCE")
+	for _, st := range s.Stages {
+		t.row(st.Stage, st.Plugin, st.State, number(st.PID), st.Restarts, ago(st.Since))
+	}
+	_ = t.w.Flush() // what follows is no table
+	showProblems(t, s)
+}
+
+func reloadNote(r *control.Outcome) string {
+	switch {
+	case r == nil:
+		return ""
+	case r.Error != "":
+		return fmt.Sprintf(", reload %s REFUSED", ago(r.At))
+	}
+	return ", reloaded " + ago(r.At)
+}
+
+func showPage(t *table, p control.Page) {
+	state := p.State
+	if p.Error != "" && p.State == "serving" {
+		state = "serving, see below"
+	}
+	if p.Held > 0 {
+		state += fmt.Sprintf(" (%d waiting)", p.Held)
+	}
+	if len(p.Workers) == 0 {
+		t.row(p.Name, p.Host+p.Route, state, "-", "-", "-", "-", "-", "-", buildNote(p.Build))
+	}
+	for i, w := range p.Workers {
+		if i > 0 || p.State != "serving" {
+			state = w.State
+		}
+		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, buildNote(p.Build))
+	}
+}
+
+func buildNote(b *control.Build) string {
+	switch {
+	case b == nil:
+		return "-"
+	case !b.OK:
+		return "FAILED " + ago(b.At)
+	case b.Cached:
+		return fmt.Sprintf("cached %s", ago(b.At))
+	}
+	return fmt.Sprintf("%v %s", time.Duration(b.DurationMS)*time.Millisecond, ago(b.At))
+}
+
+// showProblems prints everything that needs a person, in full.
+func showProblems(t *table, s control.Status) {
+	var lines []string
+	add := func(title, text string) { lines = append(lines, title+": "+strings.ReplaceAll(text, "\n", "\n  ")) }
+	if s.Reload != nil && s.Reload.Error != "" {
+		add("configuration", s.Reload.Error)
+	}
+	for _, p := range s.Problems {
+		add("pages", p)
+	}
+	for _, p := range s.Pages {
+		if p.Error != "" {
+			add("page "+p.Name, p.Error)
+		}
+		if p.Build != nil && !p.Build.OK {
+			for _, d := range p.Build.Diagnostics {
+				add("page "+p.Name, d.String())
+			}
+		}
+	}
+	for _, st := range s.Stages {
+		if st.Error != "" && st.State != "running" {
+			add("stage "+st.Stage, st.Error)
+		}
+	}
+	if s.Logs.Error != "" || s.Logs.Dropped > 0 {
+		add("logs", fmt.Sprintf("%d lines wait, %d bytes are spilled, %d lines were dropped: %s", s.Logs.Waiting, s.Logs.Spilled, s.Logs.Dropped, s.Logs.Error))
+	}
+	if len(lines) > 0 {
+		t.row()
+		t.row(strings.Join(lines, "\n"))
+	}
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return time.Since(t).Round(time.Second).String() + " ago"
+}
+
+func number(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
