@@ -21,8 +21,6 @@ func (k *Kernel) feedChecker(ctx context.Context) error {
 	})
 }
 
-func (k *Kernel) targetsChanged() { k.targets.notify() }
-
 func (k *Kernel) targetSet() sdk.TargetSet {
 	var set sdk.TargetSet
 	for _, p := range k.routes.list() {

@@ -284,7 +284,6 @@ func (p *page) swap(c *candidate, inst *instance) {
 	}
 	p.good = inst.release
 	p.k.good.set(p.name, inst.release)
-	p.k.targetsChanged()
 	p.live(c, inst)
 	if !inst.fits(p) { // the configuration changed while it started
 		p.start(inst.release, reconfigure, 0)

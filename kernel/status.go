@@ -37,7 +37,9 @@ func (p *page) publish() {
 		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
 			DurationMS: b.result.Duration.Milliseconds(), LiveMS: b.live.Milliseconds(), Diagnostics: b.diagnostics}
 	}
-	p.view.Store(v)
+	if old := p.view.Swap(v); old != nil && old.current != v.current {
+		p.k.targets.notify()
+	}
 	p.k.progress.notify()
 }
 
@@ -49,7 +51,7 @@ func (p *page) state() string {
 		return serving
 	case p.building != nil:
 		return "building"
-	case p.candidate != nil && p.failures < 3:
+	case p.candidate != nil && (p.problem == "" || p.candidate.why == restart && p.failures < 3):
 		return "starting"
 	case p.problem != "":
 		return "failed"

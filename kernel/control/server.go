@@ -94,6 +94,9 @@ func logs(w http.ResponseWriter, r *http.Request, k Kernel) {
 		last = l.Time
 		_ = out.Encode(l)
 	}
+	if !follow {
+		return
+	}
 	_ = http.NewResponseController(w).Flush()
 	for l := range live {
 		if !l.Time.After(last) {
