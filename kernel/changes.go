@@ -19,18 +19,25 @@ type files struct {
 	k       *Kernel
 	config  string // absolute path of the configuration file; "" when there is none
 	mu      sync.Mutex
-	seen    map[string]string // path -> digest, as the watcher reported it last; "" when removed
+	seen    map[string]sighting // by path
 	version uint64
 	dirs    []string      // of the newest set
 	scanned chan struct{} // closed at the watcher's first report
 	set     notifier      // what to watch changed
 }
 
+// sighting is a file as the watcher reported it last.
+type sighting struct {
+	digest string // "" when it was removed
+	at     time.Time
+}
+
 func newFiles(k *Kernel) *files {
-	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{})}
+	f := &files{k: k, seen: map[string]sighting{}, scanned: make(chan struct{})}
 	if file := k.config().File; file != "" {
 		f.config = absolute(file)
-		f.seen[f.config], _ = sdk.FileDigest(f.config)
+		digest, _ := sdk.FileDigest(f.config) // unreadable: the watcher's first report counts as a change
+		f.seen[f.config] = sighting{digest, time.Now()}
 	}
 	return f
 }
@@ -88,11 +95,11 @@ func (f *files) watchSet() sdk.WatchSet {
 		s.Known[f.config] = ""
 	}
 	for path := range s.Known {
-		switch digest, ok := f.seen[path]; {
-		case ok && digest == "":
+		switch seen, ok := f.seen[path]; {
+		case ok && seen.digest == "":
 			delete(s.Known, path)
 		case ok:
-			s.Known[path] = digest
+			s.Known[path] = seen.digest
 		}
 	}
 	f.version++
@@ -141,7 +148,7 @@ func (k *Kernel) watchChanged() {
 // changed configuration.
 func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.ChangeSet) {
 	at := time.Now()
-	news, first := k.files.learn(c)
+	news := k.files.learn(c, at)
 	if len(news) == 0 {
 		return
 	}
@@ -150,7 +157,7 @@ func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.C
 		work.Go(func() { _ = k.Reload(ctx) }) // logged and shown by status
 	}
 	revision := k.routes.resolve()
-	if first || !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
+	if !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
 		k.dispatch(news, at)
 		return
 	}
@@ -162,23 +169,38 @@ func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.C
 	})
 }
 
-// learn drops what was reported before, and tells whether this is the first report.
-func (f *files) learn(c sdk.ChangeSet) (news []sdk.Change, first bool) {
+// learn keeps a report and drops what was reported before.
+func (f *files) learn(c sdk.ChangeSet, at time.Time) (news []sdk.Change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, change := range c.Changes {
-		if digest, ok := f.seen[change.Path]; !ok || digest != change.Digest {
-			f.seen[change.Path] = change.Digest
+		if seen, ok := f.seen[change.Path]; !ok || seen.digest != change.Digest {
+			f.seen[change.Path] = sighting{change.Digest, at}
 			news = append(news, change)
 		}
 	}
 	select {
 	case <-f.scanned:
 	default:
-		first = true
 		close(f.scanned)
 	}
-	return news, first
+	return news
+}
+
+// since tells whether something was reported after a moment that concerns a page built from src.
+func (f *files) since(at time.Time, src *sources) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for path, seen := range f.seen {
+		c := sdk.Change{Path: path, Op: sdk.Modified, Digest: seen.digest}
+		if seen.digest == "" {
+			c.Op = sdk.Removed
+		}
+		if seen.at.After(at) && src.concerns(c, false) {
+			return true
+		}
+	}
+	return false
 }
 
 // dispatch tells the pages what concerns them.
@@ -192,13 +214,13 @@ func (k *Kernel) dispatch(changes []sdk.Change, at time.Time) {
 	}
 }
 
-// concerned tells whether one of the changes can make a difference to the page. Before the first build has told what
-// it reads, that is anything below the page's directory.
+// concerned tells whether one of the changes can make a difference to the page. The first build is compared with what
+// was reported when it has ended; a build that could not tell what it reads concerns the page's directory.
 func (p *page) concerned(changes []sdk.Change) bool {
 	src := p.sources.Load()
 	return slices.ContainsFunc(changes, func(c sdk.Change) bool {
 		if src == nil {
-			return p.built == nil && p.building == nil || below(p.route.Dir, c.Path)
+			return p.built != nil && below(p.route.Dir, c.Path)
 		}
 		return src.concerns(c, p.building != nil)
 	})

@@ -33,7 +33,10 @@ type release struct {
 func (r release) short() string { return r.ID[:min(8, len(r.ID))] }
 
 // build is a build under way.
-type build struct{ cancel context.CancelFunc }
+type build struct {
+	cancel context.CancelFunc
+	began  time.Time
+}
 
 // buildReport is how a build ended.
 type buildReport struct {
@@ -58,7 +61,7 @@ func (p *page) changed(at time.Time) {
 
 func (p *page) build() {
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.building, p.again = &build{cancel}, false
+	p.building, p.again = &build{cancel, time.Now()}, false
 	job := sdk.Job{Page: p.name, Dir: p.route.Dir, Source: p.route.Source}
 	p.work.Go(func() {
 		defer cancel()
@@ -68,6 +71,7 @@ func (p *page) build() {
 }
 
 func (p *page) releaseBuilt(report *buildReport, err error) {
+	began := p.building.began
 	p.building = nil
 	if p.again {
 		p.build()
@@ -81,8 +85,13 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 	}
 	p.built = report
 	if r := report.result; len(r.Inputs) > 0 {
-		p.sources.Store(newSources(r))
+		src := newSources(r)
+		p.sources.Store(src)
 		p.k.watchChanged()
+		if p.k.files.since(began, src) {
+			p.build()
+			return
+		}
 	}
 	if !report.result.OK {
 		p.buildFailed()
