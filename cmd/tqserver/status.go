@@ -121,7 +121,7 @@ func buildNote(b *control.Build) string {
 	case !b.OK:
 		return "FAILED " + ago(b.At)
 	case b.Cached:
-		return fmt.Sprintf("cached %s", ago(b.At))
+		return fmt.Sprintf("%v (cached) %s", time.Duration(b.DurationMS)*time.Millisecond, ago(b.At))
 	}
 	return fmt.Sprintf("%v %s", time.Duration(b.DurationMS)*time.Millisecond, ago(b.At))
 }
@@ -140,8 +140,8 @@ func showProblems(t *table, s control.Status) {
 		if p.Error != "" {
 			add("page "+p.Name, p.Error)
 		}
-		if p.Build != nil && !p.Build.OK {
-			for _, d := range p.Build.Diagnostics {
+		if p.Build != nil && !p.Build.OK && len(p.Build.Diagnostics) > 1 { // the first one is in the error
+			for _, d := range p.Build.Diagnostics[1:] {
 				add("page "+p.Name, d.String())
 			}
 		}
