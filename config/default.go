@@ -84,8 +84,8 @@ type Key struct {
 	Reload  bool   // whether a reload applies a new value
 }
 
-// restartOnly are the keys that a reload does not apply: the listener stays.
-var restartOnly = []string{"server.host", "server.port"}
+// restartOnly are the keys that a reload does not apply: the listener and the lock of the site stay.
+var restartOnly = []string{"server.host", "server.port", "server.state_dir"}
 
 // Keys returns every key of [DefaultYAML], in its order.
 func Keys() []Key { return slices.Clone(shippedKeys()) }
