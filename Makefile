@@ -3,7 +3,11 @@
 GO      ?= go
 VERSION ?= 0.1.0
 
-.PHONY: build run test vet generate clean
+# What the test of the pages looks at them with: the names that a Chromium goes by, and how Debian installs one.
+CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
+APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
+
+.PHONY: build run test browser soak vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -11,8 +15,16 @@ build: ## bin/tqserver
 run: build ## serve pages/ on http://localhost:8080
 	bin/tqserver
 
-test: vet ## all tests, race detector on
+test: vet browser ## all tests, race detector on
 	$(GO) test -race -count=1 ./...
+
+browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
+	@{ $(CHROMIUM); } >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 'installing chromium' && { $(APT); } || \
+	  echo 'no Chromium, so the tests in a browser cannot run; as root on Debian: $(APT)'; }
+
+soak: ## the test that a server holds no more after a while than before, for minutes: make soak SOAK=30m
+	TQSERVER_SOAK=$(or $(SOAK),5m) $(GO) test -race -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/tqserver
 
 vet:
 	$(GO) vet ./...
