@@ -101,14 +101,24 @@ func (s *site) close() error {
 // path is a file in the state directory.
 func (s *site) path(name string) string { return filepath.Join(s.state, name) }
 
-// runtimeBase is a short directory of this user that need not outlive a login.
+// maxRuntimeBase is how long the path of the runtime directory's parent may be, in bytes, so that those of the sockets
+// in it fit into the 99 that every system takes: "/<id>-<pid>" and "/plugin-dir<number>/plugin<number>" come after it.
+const maxRuntimeBase = 99 - len("/01234567-4194304") - len("/plugin-dir4294967295/plugin4294967295")
+
+// runtimeBase is a short directory of this user that need not outlive a login. One that is too long, as TMPDIR is on
+// some systems, is passed over.
 func runtimeBase() string {
+	own := fmt.Sprintf("tqserver-%d", os.Getuid())
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		if info, err := os.Stat(dir); err == nil && info.IsDir() {
-			return filepath.Join(dir, "tqserver")
+		base := filepath.Join(dir, "tqserver")
+		if info, err := os.Stat(dir); err == nil && info.IsDir() && len(base) <= maxRuntimeBase {
+			return base
 		}
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("tqserver-%d", os.Getuid()))
+	if base := filepath.Join(os.TempDir(), own); len(base) <= maxRuntimeBase {
+		return base
+	}
+	return filepath.Join("/tmp", own)
 }
 
 // lockFile takes a lock that ends with the process.

@@ -86,7 +86,7 @@ func TestLaunchWithTooLongRuntimeDir(t *testing.T) {
 	b.options.RuntimeDir = filepath.Join(b.options.RuntimeDir, strings.Repeat("d", 80))
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(b.options.RuntimeDir)) })
 	err := Validate(t.Context(), fakeSpec("builder", "good", ""), b.options)
-	if err == nil || !strings.Contains(err.Error(), "use a shorter server.state_dir") {
+	if err == nil || !strings.Contains(err.Error(), "use a shorter runtime directory") {
 		t.Errorf("got %v", err)
 	}
 	if left, _ := os.ReadDir(b.options.RuntimeDir); len(left) > 0 {

@@ -65,7 +65,7 @@ func newProc(spec *Spec, log hclog.Logger, onExit func(error)) *proc {
 func (p *proc) prepare(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (runner.Runner, error) {
 	p.socketDir = socketDir
 	if n := len(socketDir) + socketName; n >= maxSocket {
-		return nil, fmt.Errorf("the path of its socket in %s would have %d bytes, a unix socket takes less than %d: use a shorter server.state_dir", socketDir, n, maxSocket)
+		return nil, fmt.Errorf("the path of its socket in %s would have %d bytes, a unix socket takes less than %d: use a shorter runtime directory", socketDir, n, maxSocket)
 	}
 	name := p.spec.Path
 	if name == selfPath {
