@@ -44,7 +44,6 @@ func newRoot() *cobra.Command {
 routes requests by the page's place in the file system, and replaces it on save without
 a failed request. Without a subcommand it runs the server.`,
 		Example:       "  tqserver                     # serve pages/ on http://localhost:8080\n  tqserver --config site.yaml  # with another configuration\n  tqserver new mysite          # make a site to start from",
-		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.run(cmd) },
@@ -62,6 +61,7 @@ a failed request. Without a subcommand it runs the server.`,
 	root.Flags().BoolVar(&a.quiet, "quiet", false, "nothing on the console; log files are written all the same")
 	root.AddCommand(newRun(a), newStatus(a), newReload(a), newRoutes(a), newLogs(a), newStop(a), newBuild(a), newConfig(a),
 		newNew(a), newPlugin(a), newVersion(a))
+	explain(root)
 	return root
 }
 
@@ -100,7 +100,11 @@ func oldFlags(args []string) []string {
 func printError(w io.Writer, err error) {
 	var many config.Errors
 	var one *config.Error
+	var usage *usageError
 	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintln(w, "tqserver: error: "+usage.Error())
+		fmt.Fprintln(w, "tqserver: hint: "+usage.hint)
 	case errors.As(err, &many):
 		for _, e := range many {
 			printConfigError(w, e)
