@@ -166,6 +166,7 @@ const (
 type candidate struct {
 	release release
 	why     reason
+	begins  time.Time // after the delay
 	cancel  context.CancelFunc
 }
 
@@ -175,7 +176,7 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 		p.candidate.cancel()
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	c := &candidate{release: r, why: why, cancel: cancel}
+	c := &candidate{release: r, why: why, begins: time.Now().Add(delay), cancel: cancel}
 	p.candidate = c
 	p.started++
 	id := fmt.Sprintf("%s#%d", p.name, p.started)

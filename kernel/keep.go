@@ -28,6 +28,7 @@ type instance struct {
 	endpoint *proxy.Endpoint
 	state    atomic.Pointer[string] // nil: serving
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
+	suspect  bool                   // took no connection; owned by the page's goroutine
 }
 
 const (
@@ -94,8 +95,9 @@ func (p *page) exited(inst *instance) {
 	}
 	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
 	p.work.Go(func() { inst.close(0) })
-	if p.candidate == nil {
-		p.start(inst.release, restart, min(backoff(p.failures-1), restartLimit))
+	wait := min(backoff(p.failures-1), restartLimit)
+	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
+		p.start(inst.release, restart, wait)
 	}
 }
 
@@ -106,17 +108,27 @@ func (p *page) spent(inst *instance) {
 	}
 }
 
-// unreachable replaces a worker that lives but takes no connection.
+// unreachable replaces a worker that lives but takes no connection. That one is refused is also the first that is
+// heard of a worker's end: its process gets a moment to be seen to have ended.
 func (p *page) unreachable(inst *instance, err error) {
-	select {
-	case <-inst.worker.Done():
-		return // its end is on the way
-	default:
+	if inst != p.current || inst.suspect {
+		return
 	}
+	inst.suspect = true
+	p.work.Go(func() {
+		select {
+		case <-inst.worker.Done():
+		case <-time.After(200 * time.Millisecond):
+			p.post(func() { p.replaceDeaf(inst, err) })
+		}
+	})
+}
+
+func (p *page) replaceDeaf(inst *instance, err error) {
+	inst.suspect = false
 	if inst == p.current && p.candidate == nil {
 		p.k.log.Error("the worker takes no connections, replacing it", "page", p.name, "worker", inst.id, "error", err)
-		p.start(inst.release, replace, backoff(p.failures))
-		p.failures++
+		p.start(inst.release, replace, 0)
 	}
 }
 
