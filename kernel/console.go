@@ -16,6 +16,7 @@ type console struct {
 	out   io.Writer // nil: quiet
 	tty   bool
 	shown string
+	sink  hclog.SinkAdapter // takes the log; nil: quiet
 }
 
 func newConsole(out io.Writer, tty bool) *console { return &console{out: out, tty: tty} }

@@ -84,6 +84,9 @@ func TestBadConfigurationAtReload(t *testing.T) {
 			if _, stderr, err := s.run("--config", "config/server.yaml", "reload"); err == nil && c.yaml != "" {
 				t.Errorf("reload: no error: %s", stderr)
 			}
+			if out, stderr, err := s.run("status"); err != nil || !strings.Contains(out, "reload") || !strings.Contains(out, c.want) {
+				t.Errorf("status: %v\n%s%s", err, out, stderr)
+			}
 			if status, body, err := s.get("/"); status != 200 || strings.TrimSpace(body) != "1" {
 				t.Errorf("the page answers %d %q, %v", status, body, err)
 			}
