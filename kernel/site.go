@@ -38,7 +38,7 @@ func openSite(root string, c *config.Config, server bool) (*site, error) {
 	}
 	s.run = filepath.Join(runtimeBase(), s.id())
 	if server {
-		if s.lock, err = lockFile(filepath.Join(s.state, "lock")); err != nil {
+		if s.lock, err = lockFile(Lock(s.state)); err != nil {
 			return nil, err
 		}
 	} else {
@@ -110,6 +110,9 @@ func runtimeBase() string {
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("tqserver-%d", os.Getuid()))
 }
+
+// Lock is the file in a state directory that is locked while a server runs.
+func Lock(stateDir string) string { return filepath.Join(stateDir, "lock") }
 
 // lockFile takes a lock that ends with the process.
 func lockFile(path string) (*os.File, error) {
