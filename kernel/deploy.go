@@ -322,6 +322,7 @@ func (p *page) retire(inst *instance) {
 		workers := p.k.config().Workers
 		_ = sleep(p.ctx, workers.RestartDelay)
 		inst.state.Store(ptr(draining))
+		inst.worker.Retire()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.k.drainTimeout())
 		defer cancel()
 		if err := inst.endpoint.Drain(ctx); err != nil {

@@ -246,6 +246,9 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 		case <-ctx.Done():
 		}
 	}()
+	for _, p := range k.routes.list() {
+		p.post(p.endStreams)
+	}
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}

@@ -98,6 +98,13 @@ func (p *page) takeDown() {
 	}
 }
 
+// endStreams lets streams that would stay open for ever end, before a shutdown waits for them.
+func (p *page) endStreams() {
+	if p.current != nil {
+		p.current.worker.Retire()
+	}
+}
+
 // rerouted takes a new place, or new directories, of the same page.
 func (p *page) rerouted(route sdk.Route) {
 	old := p.route
