@@ -85,12 +85,21 @@ func (k *Kernel) restartOnly(old, next *config.Config) error {
 		{"server.host", old.Server.Host, next.Server.Host},
 		{"server.port", old.Server.Port, next.Server.Port},
 		{"server.state_dir", old.Server.StateDir, next.Server.StateDir},
+		{"plugins.defaults", limits(old.Plugins), limits(next.Plugins)},
 	} {
 		if c.old != c.next {
 			errs = append(errs, fmt.Errorf("%s: changed from %v to %v, which needs a restart of the server: `tqserver stop`, then start it again", c.key, c.old, c.next))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// limits is plugins.defaults.
+func limits(p config.Plugins) any {
+	return struct {
+		start, rpc, stop time.Duration
+		restart          config.Restart
+	}{p.StartTimeout, p.RPCTimeout, p.StopTimeout, p.Restart}
 }
 
 // put makes a checked configuration the one in force, and tells everybody whom it concerns.

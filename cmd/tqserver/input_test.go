@@ -70,6 +70,7 @@ func TestBadConfigurationAtReload(t *testing.T) {
 		"empty":           {"", "config/server.yaml:"},
 		"unknown key":     {string(good) + "serverr: {}\n", `"serverr"`},
 		"other port":      {strings.Replace(string(good), fmt.Sprint(s.port), "1", 1), "server.port"},
+		"restart only":    {string(good) + "plugins: {defaults: {rpc_timeout_ms: 9999}}\n", "plugins.defaults"},
 		"plugin's config": {string(good) + "plugins:\n  checker: {config: {intervall_ms: 5}}\n", "intervall_ms"},
 		"no pages":        {string(good) + "pages: {directory: nowhere}\n", "nowhere does not exist"},
 	} {
