@@ -3,7 +3,7 @@
 GO      ?= go
 VERSION ?= 0.1.0
 
-.PHONY: build run test vet generate clean
+.PHONY: build run test bench vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -13,6 +13,9 @@ run: build ## serve pages/ on http://localhost:8080
 
 test: vet ## all tests, race detector on
 	$(GO) test -race -count=1 ./...
+
+bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in less than 10 minutes
+	$(GO) test -tags bench -count=1 -timeout 10m -v -run '^TestBenchmarks$$' ./cmd/tqserver
 
 vet:
 	$(GO) vet ./...
