@@ -25,24 +25,23 @@ const (
 )
 
 // TestBenchmarks measures the whole program, prints the results, and puts them into docs/benchmarks.md when all
-// parts have succeeded. `make bench` runs it; the build tag keeps it out of `make test`.
+// parts have run and succeeded. `make bench` runs it; the build tag keeps it out of `make test`.
 func TestBenchmarks(t *testing.T) {
 	r := &results{}
 	r.machine(t)
-	for _, part := range []struct {
+	parts := []struct {
 		name string
 		run  func(*testing.T, *results)
-	}{
-		{"save", benchSave},
-		{"start", benchStart},
-		{"memory", benchMemory},
-		{"plugins stopped", benchStopped},
-	} {
-		t.Run(part.name, func(t *testing.T) { part.run(t, r) })
+	}{{"save", benchSave}, {"start", benchStart}, {"memory", benchMemory}, {"plugins stopped", benchStopped}}
+	ran := 0
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) { ran++; part.run(t, r) })
 	}
+	fmt.Fprintf(r, "\nLoad average at the end: %s.\n", loadAverage(t))
 	fmt.Print("\n", r.String())
-	if t.Failed() {
-		t.Fatal("the results are not kept")
+	if t.Failed() || ran < len(parts) {
+		t.Logf("%s stays as it is", benchmarksDoc)
+		return
 	}
 	if err := r.keep(); err != nil {
 		t.Fatal(err)
