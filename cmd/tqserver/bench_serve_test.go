@@ -91,6 +91,9 @@ func benchStopped(t *testing.T, r *results) {
 				s.resumePlugins(pids)
 			}
 		}
+		if n := s.status().Logs.Dropped; n != 0 {
+			t.Errorf("%d lines of the log were dropped", n)
+		}
 		s.stop()
 		rows = append(rows, running.row(c.log, "running"), stopped.row(c.log, "stopped"), []string{c.log, "**stopped ÷ running**",
 			"**" + ratio(median(stopped.rate), median(running.rate)) + "**", ratio(median(stopped.p50), median(running.p50)),
