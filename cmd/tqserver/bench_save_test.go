@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"debug/buildinfo"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -25,7 +28,8 @@ const (
 // benchSave measures from the write of a page's source until the first answer of the new code, side by side with the
 // same `go build` alone.
 func benchSave(t *testing.T, r *results) {
-	rows := [][]string{{"page", "`go build` alone", "debounce_ms", "save→live", "ratio", "ratio, middle half of the rounds", "until the build begins", "build", "start, ready, swap"}}
+	rows := [][]string{{"page", "debounce_ms", "save→live", "`go build` alone", "ratio", "its middle half", "`go build` while asked", "ratio"}}
+	parts := [][]string{{"page", "debounce_ms", "until the build begins", "build", "of it compile", "start, ready, swap"}}
 	for _, kind := range []struct {
 		name   string
 		source func(text string) string
@@ -36,23 +40,26 @@ func benchSave(t *testing.T, r *results) {
 		lives[0].check(alone)
 		for round := range saveRounds {
 			text := fmt.Sprintf("%s, round %d", kind.name, round)
-			for i := range 3 { // each of the three is first, second and last equally often
-				switch who := (round + i) % 3; who {
+			for i := range 4 { // each of the four is in each place about equally often
+				switch who := (round + i) % 4; who {
 				case 2:
 					alone.took = append(alone.took, alone.save(text))
+				case 3:
+					alone.asked = append(alone.asked, lives[0].asking(func() time.Duration { return alone.save(text + ", asked") }))
 				default:
 					lives[who].save(text)
 				}
 			}
 		}
 		for _, l := range lives {
-			rows = append(rows, l.row(kind.name, alone))
+			rows, parts = append(rows, l.row(kind.name, alone)), append(parts, l.parts(kind.name))
 		}
 		for _, l := range lives {
 			l.stop()
 		}
 	}
 	r.table(fmt.Sprintf("Save → live, medians of %d", saveRounds), rows...)
+	r.table("Where the time goes", parts...)
 }
 
 // alone is a site that no server looks after, built by the go command as the builder calls it.
@@ -61,6 +68,7 @@ type alone struct {
 	source func(string) string
 	env    []string
 	took   []time.Duration
+	asked  []time.Duration // while a page was asked as during a save
 	n      int
 }
 
@@ -97,6 +105,7 @@ type live struct {
 	total    []time.Duration
 	before   []time.Duration // from the write until the kernel knows of it, and from the swap to the answer
 	build    []time.Duration
+	compile  []time.Duration // the part of build that is in the release's record
 	after    []time.Duration // from the end of the build to the swap
 }
 
@@ -144,6 +153,7 @@ func (l *live) save(text string) {
 		return nil
 	})
 	b := l.page("index").Build
+	l.compile = append(l.compile, l.compiled())
 	build, known := time.Duration(b.DurationMS)*time.Millisecond, time.Duration(b.LiveMS)*time.Millisecond
 	l.total = append(l.total, total)
 	l.before = append(l.before, total-known)
@@ -151,17 +161,66 @@ func (l *live) save(text string) {
 	l.after = append(l.after, known-build)
 }
 
-func (l *live) ask() string {
-	resp, err := l.client.Get(l.url("/"))
+// compiled is how long the compilation took of what serves.
+func (l *live) compiled() time.Duration {
+	l.t.Helper()
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", l.page("index").Workers[0].PID))
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "release.json"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var record struct {
+		DurationMS int64 `json:"duration_ms"`
+	}
+	if err := json.Unmarshal(text, &record); err != nil {
+		l.t.Fatal(err)
+	}
+	return time.Duration(record.DurationMS) * time.Millisecond
+}
+
+// asking asks the page as save does, for as long as f takes.
+func (l *live) asking(f func() time.Duration) time.Duration {
+	ctx, stop := context.WithCancel(l.t.Context())
+	var asks sync.WaitGroup
+	asks.Go(func() {
+		tick := time.NewTicker(askEvery)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if _, err := l.answer(); err != nil {
+				l.t.Error(err)
+				return
+			}
+			<-tick.C
+		}
+	})
+	defer asks.Wait()
+	defer stop()
+	return f()
+}
+
+func (l *live) ask() string {
+	l.t.Helper()
+	text, err := l.answer()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return text
+}
+
+func (l *live) answer() (string, error) {
+	resp, err := l.client.Get(l.url("/"))
+	if err != nil {
+		return "", err
+	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		l.t.Fatalf("the page answers %d %q, %v", resp.StatusCode, b, err)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the page answers %d %q", resp.StatusCode, b)
 	}
-	return strings.TrimSpace(string(b))
+	return strings.TrimSpace(string(b)), err
 }
 
 func (l *live) row(name string, a *alone) []string {
@@ -169,7 +228,10 @@ func (l *live) row(name string, a *alone) []string {
 	for i := range ratios {
 		ratios[i] = float64(l.total[i]) / float64(a.took[i])
 	}
-	return []string{name, ms(median(a.took)), fmt.Sprint(l.debounce), ms(median(l.total)), "**" + ratio(median(l.total), median(a.took)) + "**",
-		fmt.Sprintf("%.2f to %.2f", quantile(ratios, 0.25), quantile(ratios, 0.75)),
-		ms(median(l.before)), ms(median(l.build)), ms(median(l.after))}
+	return []string{name, fmt.Sprint(l.debounce), ms(median(l.total)), ms(median(a.took)), "**" + ratio(median(l.total), median(a.took)) + "**",
+		fmt.Sprintf("%.2f to %.2f", quantile(ratios, 0.25), quantile(ratios, 0.75)), ms(median(a.asked)), ratio(median(l.total), median(a.asked))}
+}
+
+func (l *live) parts(name string) []string {
+	return []string{name, fmt.Sprint(l.debounce), ms(median(l.before)), ms(median(l.build)), ms(median(l.compile)), ms(median(l.after))}
 }
