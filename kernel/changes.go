@@ -24,10 +24,11 @@ type files struct {
 	dirs    []string      // of the newest set
 	scanned chan struct{} // closed at the watcher's first report
 	set     notifier      // what to watch changed
+	edited  chan struct{} // holds a token when the configuration file changed
 }
 
 func newFiles(k *Kernel) *files {
-	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{})}
+	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{}), edited: make(chan struct{}, 1)}
 	if file := k.config().File; file != "" {
 		f.config = absolute(file)
 		f.seen[f.config], _ = sdk.FileDigest(f.config)
@@ -147,7 +148,10 @@ func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.C
 	}
 	k.log.Debug("files changed", "files", len(news), "first", news[0].Path, "op", news[0].Op.String(), "rescan", c.Rescan)
 	if slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Path == k.files.config && c.Op != sdk.Removed }) {
-		work.Go(func() { _ = k.Reload(ctx) }) // logged and shown by status
+		select {
+		case k.files.edited <- struct{}{}:
+		default: // the reload to come reads the newest content
+		}
 	}
 	revision := k.routes.resolve()
 	if first || !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
