@@ -58,7 +58,7 @@ func (p *page) changed(at time.Time) {
 
 func (p *page) build() {
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.building, p.again = &build{cancel}, false
+	p.building, p.again, p.missed = &build{cancel}, false, nil
 	job := sdk.Job{Page: p.name, Dir: p.route.Dir, Source: p.route.Source}
 	p.work.Go(func() {
 		defer cancel()
@@ -83,6 +83,10 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 	if r := report.result; len(r.Inputs) > 0 {
 		p.sources.Store(newSources(r))
 		p.k.watchChanged()
+		if p.outdated() {
+			p.build()
+			return
+		}
 	}
 	if !report.result.OK {
 		p.buildFailed()
@@ -97,7 +101,26 @@ func newSources(r sdk.Result) *sources {
 	for _, in := range r.Inputs {
 		s.inputs[in.Path] = in.Digest
 	}
+	for _, g := range r.Globs {
+		if dir, ok := globDir(g); ok {
+			s.dirs = append(s.dirs, dir)
+		}
+	}
 	return s
+}
+
+// globDir gives the directory in which a pattern begins to choose. A pattern that names one file chooses nothing: it is
+// met when something else is watched where that file may come to be, or not.
+func globDir(glob string) (dir string, ok bool) {
+	elems := strings.Split(glob, "/")
+	for i, elem := range elems {
+		plain := strings.NewReplacer(`\\`, "", `\*`, "", `\?`, "", `\[`, "").Replace(elem)
+		if strings.ContainsAny(plain, "*?[") {
+			dir = strings.Join(elems[:i], "/")
+			return strings.NewReplacer(`\\`, `\`, `\*`, "*", `\?`, "?", `\[`, "[").Replace(dir), filepath.IsAbs(dir)
+		}
+	}
+	return "", false
 }
 
 func (p *page) buildFailed() {

@@ -32,6 +32,8 @@ type page struct {
 	leaving   map[*instance]bool // draining and stopping
 	building  *build             // under way
 	again     bool               // the source changed during the build
+	missed    []sdk.Change       // arrived during the build, and were none of what the build before had read
+	scanned   bool               // the first build began after the watcher's first look at the files
 	changedAt time.Time          // when the change that is not live yet arrived
 	built     *buildReport       // the last build that ended
 	good      release            // the last release that served
@@ -54,7 +56,7 @@ func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
 
 // run is the page's goroutine: it builds the page, keeps a worker of it running, and when ctx ends takes it down.
 func (p *page) run() {
-	if p.k.watched(p.ctx) {
+	if p.scanned = p.k.watched(p.ctx); p.ctx.Err() == nil {
 		p.changed(time.Now())
 		p.publish()
 	}
@@ -123,6 +125,7 @@ func (p *page) reconfigured() {
 type sources struct {
 	inputs map[string]string // path -> digest
 	globs  []string
+	dirs   []string // where globs look for new files; they need not exist
 }
 
 // concerns tells whether a change can make a difference to the page. building: a build is under way, which may have

@@ -53,6 +53,7 @@ func (k *Kernel) rescan(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	k.routes.resolved(ctx, revision)
+	k.files.forget()
 	for _, p := range k.routes.list() {
 		p.post(func() { p.changed(time.Now()) })
 	}
