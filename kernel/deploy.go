@@ -40,19 +40,18 @@ type buildReport struct {
 	at          time.Time
 	result      sdk.Result
 	diagnostics []sdk.Diagnostic
+	changed     time.Time     // when the change arrived
 	live        time.Duration // from the change to the swap; 0: not live
 }
 
 // changed is the arrival of a change. One build a page at a time; the newest wins, the older one is cancelled.
 func (p *page) changed(at time.Time) {
-	if p.changedAt.IsZero() {
-		p.changedAt = at
-	}
 	if p.building != nil {
 		p.again = true
 		p.building.cancel()
 		return
 	}
+	p.changedAt = at
 	p.build()
 }
 
@@ -79,7 +78,7 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 	if err != nil {
 		report = &buildReport{at: time.Now(), diagnostics: []sdk.Diagnostic{{Message: err.Error()}}}
 	}
-	p.built = report
+	p.built, report.changed = report, p.changedAt
 	if r := report.result; len(r.Inputs) > 0 {
 		p.sources.Store(newSources(r))
 		p.k.watchChanged()
@@ -124,10 +123,9 @@ func globDir(glob string) (dir string, ok bool) {
 }
 
 func (p *page) buildFailed() {
-	p.changedAt = time.Time{}
-	p.problem = "build failed"
+	p.stale = "build failed"
 	if len(p.built.diagnostics) > 0 {
-		p.problem = "build failed: " + p.relative(p.built.diagnostics[0])
+		p.stale = "build failed: " + p.relative(p.built.diagnostics[0])
 	}
 	for _, d := range p.built.diagnostics {
 		p.k.log.Error("build failed: "+p.relative(d), "page", p.name)
@@ -140,7 +138,7 @@ func (p *page) buildFailed() {
 		p.k.log.Warn("starting the last good release", "page", p.name, "release", p.good.short())
 		p.start(p.good, fallback, 0)
 	default:
-		p.backend.Fail(errors.New(p.problem))
+		p.backend.Fail(errors.New(p.stale))
 	}
 }
 
@@ -154,9 +152,9 @@ func (p *page) relative(d sdk.Diagnostic) string {
 
 // deploy makes a release live, unless it is.
 func (p *page) deploy(r release) {
+	p.stale, p.problem = "", ""
 	if p.current != nil && p.current.release.ID == r.ID && p.candidate == nil && p.current.fits(p) {
 		p.k.log.Debug("nothing to do: the release serves already", "page", p.name, "release", r.short())
-		p.problem, p.changedAt = "", time.Time{}
 		return
 	}
 	p.failures = 0
@@ -181,6 +179,7 @@ type candidate struct {
 	release release
 	why     reason
 	cancel  context.CancelFunc
+	ports   <-chan struct{} // closed when the ports changed since the start
 }
 
 // start begins to start a worker after a delay, in place of one that is being started.
@@ -189,7 +188,7 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 		p.candidate.cancel()
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	c := &candidate{release: r, why: why, cancel: cancel}
+	c := &candidate{release: r, why: why, cancel: cancel, ports: p.k.ports.Changed()}
 	p.candidate = c
 	p.started++
 	id := fmt.Sprintf("%s#%d", p.name, p.started)
@@ -225,7 +224,7 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 		}
 		return nil, err
 	}
-	if err := sleep(ctx, workers.StartupDelay); err != nil {
+	if err := inst.stay(ctx, workers.StartupDelay); err != nil {
 		inst.close(workers.ShutdownGracePeriod)
 		return nil, err
 	}
@@ -308,24 +307,28 @@ func (p *page) swap(c *candidate, inst *instance) {
 	p.good = inst.release
 	p.k.good.set(p.name, inst.release)
 	p.live(c, inst)
-	if !inst.fits(p) { // the configuration changed while it started
-		p.start(inst.release, reconfigure, 0)
-	}
+	p.renew() // the configuration may have changed while it started
 }
 
 func (p *page) live(c *candidate, inst *instance) {
 	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), "port", inst.lease.Port(), "why", string(c.why)}
-	if c.why == deploy && !p.changedAt.IsZero() {
-		p.built.live = time.Since(p.changedAt)
-		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
+	p.problem = ""
+	if p.newest(inst.release) {
+		p.stale = ""
 	}
-	if c.why != fallback {
-		p.problem, p.changedAt = "", time.Time{}
+	if c.why == deploy && p.newest(inst.release) {
+		p.built.live = time.Since(p.built.changed)
+		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, args...)
 	if inst.worker.Exposed() {
 		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.lease.Port())
 	}
+}
+
+// newest tells whether a release is what the last build made.
+func (p *page) newest(r release) bool {
+	return p.built != nil && p.built.result.OK && p.built.result.Release == r.ID
 }
 
 // retire takes a worker out of service: wait for its requests, then stop it, then give its port back.
@@ -350,15 +353,20 @@ func (p *page) startFailed(c *candidate, err error) {
 	if errors.Is(err, context.Canceled) && p.ctx.Err() != nil {
 		return
 	}
-	p.problem = fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
-	p.k.log.Error(p.problem, "page", p.name, "why", string(c.why))
+	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
+	p.k.log.Error(text, "page", p.name, "why", string(c.why))
+	if p.newest(c.release) {
+		p.stale = text
+	} else {
+		p.problem = text
+	}
 	switch {
 	case errors.Is(err, port.ErrExhausted):
 		p.startWhenPortFree(c)
 		return
 	case p.current != nil && c.why == deploy:
-		p.changedAt = time.Time{}
 		p.k.log.Warn("the release is discarded, the previous one serves on", "page", p.name, "release", p.current.release.short())
+		p.renew() // what had to wait for the release
 		return
 	case p.current == nil && p.good.ID != "" && p.good.ID != c.release.ID && executable(p.good.Artifact):
 		p.start(p.good, fallback, 0)
@@ -366,23 +374,26 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 	p.failures++
 	if p.current == nil && (c.why == deploy || p.failures >= 3) {
-		p.backend.Fail(errors.New(p.problem)) // requests need not wait in vain
+		p.backend.Fail(errors.New(text)) // requests need not wait in vain
 	}
 	p.start(c.release, c.why, backoff(p.failures))
+	if p.building == nil && !executable(c.release.Artifact) {
+		p.k.log.Warn("the binary is gone, building it again", "page", p.name, "file", c.release.Artifact)
+		p.changed(time.Now())
+	}
 }
 
 // startWhenPortFree tries again as soon as the ports change.
 func (p *page) startWhenPortFree(c *candidate) {
 	if p.current == nil {
-		p.backend.Fail(errors.New(p.problem))
+		p.backend.Fail(errors.New(p.trouble()))
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	waiting := &candidate{release: c.release, why: c.why, cancel: cancel}
 	p.candidate = waiting
-	changed := p.k.ports.Changed()
 	p.work.Go(func() {
 		select {
-		case <-changed:
+		case <-c.ports:
 		case <-time.After(5 * time.Second): // a foreign process may have left
 		case <-ctx.Done():
 			return

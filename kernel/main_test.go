@@ -121,7 +121,7 @@ func (p *page) until(t *testing.T, what string, ok func() bool) {
 		case <-p.mail.wake:
 			p.handle()
 		case <-late:
-			t.Fatalf("waited for %s in vain: state %s, error %q", what, p.state(), p.problem)
+			t.Fatalf("waited for %s in vain: state %s, error %q", what, p.state(), p.trouble())
 		}
 	}
 }

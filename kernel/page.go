@@ -34,10 +34,11 @@ type page struct {
 	again     bool               // the source changed during the build
 	missed    []sdk.Change       // arrived during the build, and were none of what the build before had read
 	scanned   bool               // the first build began after the watcher's first look at the files
-	changedAt time.Time          // when the change that is not live yet arrived
+	changedAt time.Time          // when the first change of the newest build arrived
 	built     *buildReport       // the last build that ended
 	good      release            // the last release that served
-	problem   string             // why the newest source is not live, or no worker runs
+	stale     string             // why the newest source is not live
+	problem   string             // why no worker runs, or the one that does is to be replaced
 	failures  int                // starts or short lives in a row
 	crashes   int
 	started   int // workers, for their IDs
@@ -114,11 +115,10 @@ func (p *page) rerouted(route sdk.Route) {
 func (p *page) reconfigured() {
 	old := p.settings
 	p.settings = p.k.config().Workers.For(p.route.Path)
-	if p.current != nil && p.candidate == nil && !p.current.fits(p) {
-		p.start(p.current.release, reconfigure, 0)
-	} else if p.candidate != nil && !sameSettings(old, p.settings) {
+	if p.candidate != nil && !sameSettings(old, p.settings) {
 		p.start(p.candidate.release, p.candidate.why, 0)
 	}
+	p.renew()
 }
 
 // sources is what the last build read, for telling which pages a change concerns.

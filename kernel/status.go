@@ -3,6 +3,8 @@ package kernel
 import (
 	"context"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/control"
@@ -26,7 +28,7 @@ func (v *view) instances() []*instance {
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
 	v := &view{current: p.current, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.problem, Crashes: p.crashes}}
+		State: p.state(), Error: p.trouble(), Crashes: p.crashes}}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
@@ -51,12 +53,17 @@ func (p *page) state() string {
 		return serving
 	case p.building != nil:
 		return "building"
-	case p.candidate != nil && (p.problem == "" || p.candidate.why == restart && p.failures < 3):
+	case p.candidate != nil && (p.trouble() == "" || p.candidate.why == restart && p.failures < 3):
 		return "starting"
-	case p.problem != "":
+	case p.trouble() != "":
 		return "failed"
 	}
 	return "waiting"
+}
+
+// trouble is all that is wrong with the page.
+func (p *page) trouble() string {
+	return strings.Join(slices.DeleteFunc([]string{p.stale, p.problem}, func(s string) bool { return s == "" }), "\n")
 }
 
 // Status is a snapshot of everything.
