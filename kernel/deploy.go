@@ -338,10 +338,14 @@ func (p *page) retire(inst *instance) {
 		workers := p.k.config().Workers
 		_ = sleep(p.ctx, workers.RestartDelay)
 		inst.state.Store(ptr(draining))
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.k.drainTimeout())
+		ctx, cancel := context.WithTimeout(p.k.cut, workers.DrainTimeout)
 		defer cancel()
 		if err := inst.endpoint.Drain(ctx); err != nil {
-			p.k.log.Warn("requests did not end within workers.drain_timeout_ms and are cut", "page", p.name, "worker", inst.id, "requests", inst.endpoint.InFlight())
+			limit := "workers.drain_timeout_ms"
+			if p.k.cut.Err() != nil {
+				limit = "server.shutdown_timeout_seconds"
+			}
+			p.k.log.Warn("requests did not end within "+limit+" and are cut", "page", p.name, "worker", inst.id, "requests", inst.endpoint.InFlight())
 		}
 		inst.close(workers.ShutdownGracePeriod)
 		p.post(func() { delete(p.leaving, inst) })

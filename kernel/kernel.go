@@ -66,13 +66,15 @@ type Kernel struct {
 	up       context.Context        // of Run: ends when stopping begins
 	reloaded atomic.Pointer[control.Outcome]
 	stop     context.CancelFunc
-	stopBy   atomic.Int64 // unix nanoseconds; 0: not stopping
+	cut      context.Context // ends when requests in flight are to be cut
+	cutNow   context.CancelFunc
 	listener net.Listener
 }
 
 // New opens the site and the server's port. Nothing runs yet. Close is called by Run.
 func New(o Options) (*Kernel, error) {
 	k := &Kernel{opts: o, started: time.Now()}
+	k.cut, k.cutNow = context.WithCancel(context.Background())
 	k.cfg.Store(o.Config)
 	k.state.Store(ptr("starting"))
 	var err error
@@ -171,6 +173,7 @@ func (k *Kernel) Stop() { k.stop() }
 func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	ctx, k.stop = context.WithCancel(ctx)
 	defer k.stop()
+	defer k.cutNow()
 	k.up = ctx
 	base, finish := context.WithCancel(context.WithoutCancel(ctx)) // of what lives until the end
 	defer finish()
@@ -192,10 +195,10 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 
-	k.front = newFront(k.listener, k.server())
+	k.front = newFront(k.listener, k.server(), k.acceptFailed)
 	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
-	go func() { served <- k.front.run() }()
+	k.front.done.Go(func() { served <- k.front.run() })
 	k.log.Info("serving "+k.url, "version", k.opts.Version, "pages", k.site.abs(k.config().Pages.Directory), "pid", os.Getpid())
 
 	select {
@@ -222,6 +225,10 @@ func (k *Kernel) server() *http.Server {
 	return srv
 }
 
+func (k *Kernel) acceptFailed(err error) {
+	k.log.Error("connections cannot be accepted, trying again", "error", err, "hint", "if there are too many open files, raise the limit (`ulimit -n`)")
+}
+
 func (k *Kernel) openControl() (net.Listener, error) {
 	path := k.site.run + "/control.sock"
 	lis, err := control.Listen(path)
@@ -242,14 +249,13 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	k.reloads.Lock() // the one under way has ended, and none begins
 	k.reloads.Unlock()
 	limit := k.config().Server.ShutdownTimeout
-	k.stopBy.Store(time.Now().Add(limit).UnixNano())
 	k.log.Info("stopping: requests in flight may finish", "limit", limit, "hint", "a second signal hurries")
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	defer context.AfterFunc(ctx, k.cutNow)()
 	go func() {
 		select {
 		case <-hurry:
-			k.stopBy.Store(1)
 			cancel()
 		case <-ctx.Done():
 		}
@@ -274,15 +280,6 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	lives.end("control")
 	_ = os.Remove(k.site.path(control.Note))
 	return errors.Join(err, flushed, k.spool.Close(), k.site.close(), lives.errors())
-}
-
-// drainTimeout is how long a worker's requests may go on: less when the kernel is stopping.
-func (k *Kernel) drainTimeout() time.Duration {
-	d := k.config().Workers.DrainTimeout
-	if by := k.stopBy.Load(); by != 0 {
-		d = max(0, min(d, time.Until(time.Unix(0, by))))
-	}
-	return d
 }
 
 func (k *Kernel) lookupEnv(name string) (string, bool) {

@@ -67,6 +67,8 @@ func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 	up, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	k := &Kernel{up: up, stop: stop, started: time.Now()}
+	k.cut, k.cutNow = context.WithCancel(context.Background())
+	t.Cleanup(k.cutNow)
 	k.cfg.Store(c)
 	k.state.Store(ptr("starting"))
 	k.site = &site{root: root, state: root, run: root}

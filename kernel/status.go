@@ -149,7 +149,9 @@ func (k *Kernel) showProgress(ctx context.Context) error {
 		changed := k.progress.changed()
 		done, total, text := k.startProgress()
 		if done {
-			k.state.Store(ptr("serving"))
+			if s := k.state.Load(); *s == "starting" {
+				k.state.CompareAndSwap(s, ptr(serving)) // not when stopping has begun
+			}
 			k.log.Info("ready", "pages", total, "after", time.Since(k.started).Round(time.Millisecond))
 			return nil
 		}
