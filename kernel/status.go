@@ -13,9 +13,10 @@ import (
 
 // view is a snapshot of a page for others than its own goroutine.
 type view struct {
-	page    control.Page
-	current *instance
-	leaving []*instance
+	page      control.Page
+	current   *instance
+	leaving   []*instance
+	artifacts []string // of what runs or is being started
 }
 
 func (v *view) instances() []*instance {
@@ -34,6 +35,12 @@ func (p *page) publish() {
 	}
 	if p.current != nil {
 		v.page.Release = p.current.release.ID
+	}
+	for _, inst := range v.instances() {
+		v.artifacts = append(v.artifacts, inst.release.Artifact)
+	}
+	if p.candidate != nil {
+		v.artifacts = append(v.artifacts, p.candidate.release.Artifact)
 	}
 	if b := p.built; b != nil {
 		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
