@@ -26,7 +26,19 @@ func TestMain(m *testing.M) {
 		beWorker(mode)
 		return
 	}
+	if os.Getenv("KERNEL_TEST_PLUGIN") != "" {
+		sdk.Serve("dying", "1", dyingBuilder{})
+		return
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/tqserver/tqserver/kernel/process.starter"))
+}
+
+// dyingBuilder is brought down by every build.
+type dyingBuilder struct{}
+
+func (dyingBuilder) Build(context.Context, sdk.Job, func(sdk.Event)) (sdk.Result, error) {
+	os.Exit(7)
+	return sdk.Result{}, nil
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready.
