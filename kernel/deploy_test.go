@@ -12,7 +12,7 @@ import (
 	"github.com/tqserver/tqserver/sdk"
 )
 
-// reload puts a changed configuration in force.
+// testReload puts a changed configuration in force.
 func (k *Kernel) testReload(t *testing.T, p *page, change func(*config.Config)) {
 	t.Helper()
 	next := *k.config()

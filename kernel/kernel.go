@@ -71,7 +71,7 @@ type Kernel struct {
 	listener net.Listener
 }
 
-// New opens the site and the server's port. Nothing runs yet. Close is called by Run.
+// New opens the site and the server's port. Nothing runs yet. Run closes all of it.
 func New(o Options) (*Kernel, error) {
 	k := &Kernel{opts: o, started: time.Now()}
 	k.cut, k.cutNow = context.WithCancel(context.Background())

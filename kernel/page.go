@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"context"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,6 +128,33 @@ type sources struct {
 	inputs map[string]string // path -> digest
 	globs  []string
 	dirs   []string // where globs look for new files; they need not exist
+}
+
+func newSources(r sdk.Result) *sources {
+	s := &sources{inputs: make(map[string]string, len(r.Inputs)), globs: r.Globs}
+	for _, in := range r.Inputs {
+		s.inputs[in.Path] = in.Digest
+	}
+	for _, g := range r.Globs {
+		if dir, ok := globDir(g); ok {
+			s.dirs = append(s.dirs, dir)
+		}
+	}
+	return s
+}
+
+// globDir gives the directory in which a pattern begins to choose. A pattern that names one file chooses nothing: it is
+// met when something else is watched where that file may come to be, or not.
+func globDir(glob string) (dir string, ok bool) {
+	elems := strings.Split(glob, "/")
+	for i, elem := range elems {
+		plain := strings.NewReplacer(`\\`, "", `\*`, "", `\?`, "", `\[`, "").Replace(elem)
+		if strings.ContainsAny(plain, "*?[") {
+			dir = strings.Join(elems[:i], "/")
+			return strings.NewReplacer(`\\`, `\`, `\*`, "*", `\?`, "?", `\[`, "[").Replace(dir), filepath.IsAbs(dir)
+		}
+	}
+	return "", false
 }
 
 // concerns tells whether a change can make a difference to the page. building: a build is under way, which may have
