@@ -15,8 +15,8 @@ type console struct {
 	mu    sync.Mutex
 	out   io.Writer // nil: quiet
 	tty   bool
+	sink  hclog.SinkAdapter // of the kernel's log; nil: none
 	shown string
-	sink  hclog.SinkAdapter // takes the log; nil: quiet
 }
 
 func newConsole(out io.Writer, tty bool) *console { return &console{out: out, tty: tty} }

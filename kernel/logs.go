@@ -42,11 +42,10 @@ func newLogger(k *Kernel) hclog.InterceptLogger {
 	return log
 }
 
-// setLevel applies to the log and to what the console shows of it.
 func (k *Kernel) setLevel(level string) {
 	k.log.SetLevel(hclog.LevelFromString(level))
-	if sink, ok := k.console.sink.(interface{ SetLevel(hclog.Level) }); ok {
-		sink.SetLevel(hclog.LevelFromString(level))
+	if l, ok := k.console.sink.(interface{ SetLevel(hclog.Level) }); ok {
+		l.SetLevel(hclog.LevelFromString(level))
 	}
 }
 

@@ -133,7 +133,7 @@ func lockFile(path string) (*os.File, error) {
 // privateDir makes a directory, 0700, and refuses one that another user could have planted or could replace.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make directory: %w", err)
+		return fmt.Errorf("make directory: %w: choose one that you may write to", err)
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
