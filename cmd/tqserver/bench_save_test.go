@@ -22,7 +22,7 @@ import (
 const (
 	saveRounds = 21
 	savedPage  = "pages/index/main.go"
-	askEvery   = time.Millisecond
+	askEvery   = 10 * time.Millisecond
 )
 
 // benchSave measures from the write of a page's source until the first answer of the new code, side by side with the
