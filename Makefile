@@ -2,7 +2,11 @@
 
 GO      ?= go
 
-.PHONY: build run test bench vet generate clean
+# What the test of the pages looks at them with: the names that a Chromium goes by, and how Debian installs one.
+CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
+APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
+
+.PHONY: build run test bench browser soak vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -10,12 +14,20 @@ build: ## bin/tqserver
 run: build ## serve pages/ on http://localhost:8080
 	bin/tqserver
 
-test: vet ## all tests, race detector on
+test: vet browser ## all tests, race detector on
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
 	$(GO) test -race -count=1 ./...
 
 bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in less than 10 minutes
 	$(GO) test -tags bench -count=1 -timeout 10m -v -run '^TestBenchmarks$$' ./cmd/tqserver
+
+browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
+	@{ $(CHROMIUM); } >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 'installing chromium' && { $(APT); } || \
+	  echo 'no Chromium, so the tests in a browser cannot run; as root on Debian: $(APT)'; }
+
+soak: ## the test that a server holds no more after a while than before, for minutes: make soak SOAK=30m
+	TQSERVER_SOAK=$(or $(SOAK),5m) $(GO) test -race -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/tqserver
 
 vet:
 	$(GO) vet -tags bench ./...

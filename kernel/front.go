@@ -5,19 +5,28 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
 
 // front accepts connections and hands each to the newest of its servers. net/http cannot change the timeouts of a
-// server that runs: a reload adds a server for new connections, and those of the older ones live on.
+// server that runs: a reload adds a server for new connections, and an older one goes with its last connection.
 type front struct {
 	lis    net.Listener
 	failed func(error) // told of the first of a row of failures to accept
 	mu     sync.Mutex
-	all    []*http.Server
-	cur    *handoff
+	all    []*era
+	cur    *era
 	done   sync.WaitGroup
+}
+
+// era is one server with the connections that it was given. All but srv and in is guarded by front.mu.
+type era struct {
+	srv   *http.Server
+	in    *handoff
+	open  int  // connections, except upgraded ones
+	ended bool // it gets no more
 }
 
 func newFront(lis net.Listener, srv *http.Server, failed func(error)) *front {
@@ -26,13 +35,40 @@ func newFront(lis net.Listener, srv *http.Server, failed func(error)) *front {
 	return f
 }
 
-// renew serves further connections with srv.
+// renew serves further connections with srv, whose ConnState it sets.
 func (f *front) renew(srv *http.Server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	h := &handoff{addr: f.lis.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
-	f.all, f.cur = append(f.all, srv), h
-	f.done.Go(func() { _ = srv.Serve(h) }) // its only error is that it was shut down
+	old := f.cur
+	e := &era{srv: srv, in: &handoff{addr: f.lis.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}}
+	srv.ConnState = func(_ net.Conn, state http.ConnState) { f.connState(e, state) }
+	f.all, f.cur = append(f.all, e), e
+	f.done.Go(func() {
+		_ = srv.Serve(e.in) // its only error is that it was shut down
+		f.change(e, func() { e.ended = true })
+	})
+	if old != nil {
+		_ = old.in.Close()
+	}
+}
+
+func (f *front) connState(e *era, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		f.change(e, func() { e.open++ })
+	case http.StateClosed, http.StateHijacked:
+		f.change(e, func() { e.open-- })
+	}
+}
+
+// change forgets an era that is over.
+func (f *front) change(e *era, do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+	if e.ended && e.open == 0 {
+		f.all = slices.DeleteFunc(f.all, func(other *era) bool { return other == e })
+	}
 }
 
 // run accepts until the listener is closed. A shortage of file descriptors is waited out.
@@ -53,11 +89,26 @@ func (f *front) run() error {
 			continue
 		}
 		delay = shortest
-		f.mu.Lock()
-		cur := f.cur
-		f.mu.Unlock()
-		cur.give(c)
+		f.give(c)
 	}
+}
+
+// give hands a connection to the newest server, also when that changes meanwhile.
+func (f *front) give(c net.Conn) {
+	for e := f.current(); !e.in.give(c); {
+		newer := f.current()
+		if newer == e {
+			_ = c.Close() // it is shutting down
+			return
+		}
+		e = newer
+	}
+}
+
+func (f *front) current() *era {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cur
 }
 
 // shutdown takes no new connections and waits until the requests of the others have ended, or ctx. All servers stop at
@@ -88,7 +139,11 @@ func (f *front) close() error {
 func (f *front) servers() []*http.Server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.all
+	var all []*http.Server
+	for _, e := range f.all {
+		all = append(all, e.srv)
+	}
+	return all
 }
 
 // handoff is a listener whose connections are given to it.
@@ -101,11 +156,13 @@ type handoff struct {
 
 var _ net.Listener = (*handoff)(nil)
 
-func (h *handoff) give(c net.Conn) {
+// give reports whether the server has taken the connection; it does not any more once it is closed.
+func (h *handoff) give(c net.Conn) bool {
 	select {
 	case h.conns <- c:
+		return true
 	case <-h.closed:
-		_ = c.Close() // the server is shutting down
+		return false
 	}
 }
 

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -76,7 +77,7 @@ func (p *page) trouble() string {
 // Status is a snapshot of everything.
 func (k *Kernel) Status() control.Status {
 	s := control.Status{Version: k.opts.Version, PID: os.Getpid(), Root: k.site.root, Config: k.config().File, URL: k.url,
-		Started: k.started, State: *k.state.Load(), Reload: k.reloaded.Load(), Stages: k.stages.status()}
+		Started: k.started, State: *k.state.Load(), Routines: runtime.NumGoroutine(), Reload: k.reloaded.Load(), Stages: k.stages.status()}
 	for _, p := range k.routes.list() {
 		s.Pages = append(s.Pages, p.status())
 	}

@@ -33,6 +33,7 @@ type Status struct {
 	URL      string    `json:"url"`
 	Started  time.Time `json:"started"`
 	State    string    `json:"state"`            // starting, serving, stopping
+	Routines int       `json:"goroutines"`       // of the kernel: what leaks shows here first
 	Reload   *Outcome  `json:"reload,omitempty"` // the last reload of the configuration
 	Pages    []Page    `json:"pages"`
 	Stages   []Stage   `json:"stages"`

@@ -45,8 +45,13 @@ var (
 // Unwrap lets http.ResponseController reach what response does not have.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader passes informational answers on and notes the final one.
+// WriteHeader passes informational answers on and notes the final one. A 100
+// is left to net/http, which says it when the body is first read; the worker's
+// lets the transport do that.
 func (w *response) WriteHeader(status int) {
+	if status == http.StatusContinue {
+		return
+	}
 	w.arm()
 	if status >= 200 {
 		w.status, w.started = status, true
@@ -133,8 +138,12 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite passes the end of the worker's data on.
+// CloseWrite passes the end of the worker's data on. The client then has until
+// Timeouts.Read to end its own.
 func (c *clientConn) CloseWrite() error {
+	if t := c.response.exchange.limits.Read; t > 0 {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(t))
+	}
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}

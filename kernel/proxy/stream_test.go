@@ -116,6 +116,25 @@ func TestContinueAndEarlyHints(t *testing.T) {
 	}
 }
 
+func TestContinueIsSaidOnce(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	for range 100 {
+		c, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+		for _, want := range []int{100, 200} {
+			res, err := http.ReadResponse(r, nil)
+			must(t, err)
+			if res.StatusCode != want {
+				t.Fatalf("got %s, want %d", res.Status, want)
+			}
+			if want == 100 {
+				io.WriteString(c, "body")
+			}
+		}
+		c.Close()
+	}
+}
+
 type countingReader struct {
 	io.Reader
 	n atomic.Int64

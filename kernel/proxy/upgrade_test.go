@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -66,6 +67,32 @@ func TestUpgradeLosesNoByte(t *testing.T) {
 	if e := s.entry(0); e.Status != 101 || e.Error != "" || e.Bytes != int64(len("hello\nearly\nlate\nbye\n")) {
 		t.Errorf("logged %+v", e)
 	}
+}
+
+// A client that does not hang up after the worker has must not stay in flight.
+func TestUpgradedClientThatStaysIsCut(t *testing.T) {
+	s := newSite(t, Options{Timeouts: func() Timeouts { return Timeouts{Read: 50 * time.Millisecond} }}, BackendOptions{})
+	leave := make(chan struct{})
+	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello\n")
+		<-leave
+	})
+	_, r := s.dial(askEcho)
+	_, err := http.ReadResponse(r, &http.Request{Method: "GET"})
+	must(t, err)
+	expectLines(t, r, "hello")
+	close(leave)
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("after the end: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	must(t, e.Drain(ctx))
 }
 
 func TestUpgradeEndsWithItsEndpoint(t *testing.T) {

@@ -47,15 +47,23 @@ func asset(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, files, r.URL.Path)
 }
 
-// stream sends an event every interval, until the browser goes away or the
-// worker is told to stop; the browser then reconnects, to the next release.
+// streamFor is how long a stream goes on before its browser reconnects. A
+// worker that was replaced keeps the requests that it has until they end, so a
+// stream without end would long not see the next release.
+const streamFor = 5 * time.Second
+
+// stream sends an event every interval, for streamFor or until the browser goes
+// away or the worker is told to stop. The browser then reconnects by itself, to
+// the next release if there is one.
 func stream(w http.ResponseWriter, r *http.Request, runtime *worker.Runtime, interval time.Duration) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
-	fmt.Fprint(w, "retry: 500\n\n")
+	fmt.Fprint(w, "retry: 250\n\n")
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	enough := time.NewTimer(streamFor)
+	defer enough.Stop()
 	for {
 		event, _ := json.Marshal(map[string]any{"time": time.Now().UTC(), "release": runtime.Release})
 		fmt.Fprintf(w, "data: %s\n\n", event)
@@ -64,6 +72,8 @@ func stream(w http.ResponseWriter, r *http.Request, runtime *worker.Runtime, int
 		}
 		select {
 		case <-tick.C:
+		case <-enough.C:
+			return
 		case <-r.Context().Done():
 			return
 		case <-runtime.Done():

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tqserver/tqserver/sdk/worker"
@@ -74,6 +75,18 @@ func TestStream(t *testing.T) {
 		t.Error("stream ended by itself")
 	default:
 	}
+}
+
+// A stream that never ended would stay with the release that began it.
+func TestStreamEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		w := httptest.NewRecorder()
+		stream(w, httptest.NewRequest("GET", "/events/stream", nil), &worker.Runtime{}, time.Second)
+		if took, n := time.Since(began), strings.Count(w.Body.String(), "data: "); took != streamFor || n < 5 {
+			t.Errorf("the stream took %v for %d events, want %v", took, n, streamFor)
+		}
+	})
 }
 
 func TestStreamEndsWithClient(t *testing.T) {

@@ -57,6 +57,7 @@ func handler(runtime *worker.Runtime) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /style.css", fresh(http.FileServerFS(files)))
 	mux.Handle("GET /icon.svg", fresh(http.FileServerFS(files)))
+	mux.Handle("GET /favicon.ico", http.RedirectHandler("/icon.svg", http.StatusFound)) // of pages that name no icon
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		render(w, http.StatusOK, look(runtime))
 	})
