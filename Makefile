@@ -1,13 +1,12 @@
 # tqserver: `make run` serves pages/, `make test` proves it.
 
 GO      ?= go
-VERSION ?= 0.1.0
 
 # What the test of the pages looks at them with: the names that a Chromium goes by, and how Debian installs one.
 CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-.PHONY: build run test browser soak vet generate clean
+.PHONY: build run test bench browser soak vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -16,7 +15,11 @@ run: build ## serve pages/ on http://localhost:8080
 	bin/tqserver
 
 test: vet browser ## all tests, race detector on
+	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
 	$(GO) test -race -count=1 ./...
+
+bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in less than 10 minutes
+	$(GO) test -tags bench -count=1 -timeout 10m -v -run '^TestBenchmarks$$' ./cmd/tqserver
 
 browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
 	@{ $(CHROMIUM); } >/dev/null || { \
@@ -27,7 +30,7 @@ soak: ## the test that a server holds no more after a while than before, for min
 	TQSERVER_SOAK=$(or $(SOAK),5m) $(GO) test -race -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/tqserver
 
 vet:
-	$(GO) vet ./...
+	$(GO) vet -tags bench ./...
 	GOOS=darwin $(GO) vet ./...
 
 generate: ## make the Go code of the .proto files anew

@@ -77,15 +77,16 @@ func defaultPlugins() Plugins {
 
 // Key is one key of the shipped configuration file.
 type Key struct {
-	Name    string // in full, such as workers.default.go_max_procs
-	Type    string // int, string, list or mapping
-	Default string // as YAML
-	Doc     string // one line
-	Reload  bool   // whether a reload applies a new value
+	Name    string `json:"name"`    // in full, such as workers.default.go_max_procs
+	Type    string `json:"type"`    // int, string, list or mapping
+	Default string `json:"default"` // as YAML
+	Doc     string `json:"doc"`     // one line
+	Reload  bool   `json:"reload"`  // whether a reload applies a new value
 }
 
-// restartOnly are the keys that a reload does not apply: the listener and the lock of the site stay.
-var restartOnly = []string{"server.host", "server.port", "server.state_dir"}
+// restartOnly are the keys, with all below them, that a reload does not apply: the listener, the lock of the site, and
+// how plugins are looked after stay.
+var restartOnly = []string{"server.host", "server.port", "server.state_dir", "plugins.defaults"}
 
 // Keys returns every key of [DefaultYAML], in its order.
 func Keys() []Key { return slices.Clone(shippedKeys()) }
@@ -111,7 +112,9 @@ func appendKeys(keys []Key, prefix string, section *yaml.Node) []Key {
 			Type:    typeOf(value),
 			Default: inline(value),
 			Doc:     strings.TrimSpace(strings.TrimPrefix(key.LineComment+value.LineComment, "#")),
-			Reload:  !slices.Contains(restartOnly, name),
+			Reload: !slices.ContainsFunc(restartOnly, func(key string) bool {
+				return name == key || strings.HasPrefix(name, key+".")
+			}),
 		})
 	}
 	return keys

@@ -13,10 +13,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/tqserver/tqserver/kernel/stage"
 	"github.com/tqserver/tqserver/sdk"
 )
+
+// buildAttempts is how often a build is tried in which the builder failed or went away. A page that brings the builder
+// down must not do so for ever: it would take the builds of all others with it.
+const buildAttempts = 3
 
 // build has a page built, and waits while no builder is up. An error is a fault that is not the page's: the end of
 // ctx, or a builder that fails again and again.
@@ -39,11 +44,11 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 		case ctx.Err() != nil:
 			return nil, context.Canceled
 		case err == nil:
-			return report, k.checkArtifact(report)
+			return report, checkArtifact(job.OutDir, report)
+		case attempt == buildAttempts:
+			return nil, fmt.Errorf("the builder failed %d times in a row: %s: save the page again, or run `tqserver reload`, when that is mended", attempt, status.Convert(err).Message())
 		case errors.As(err, &gone): // Do waits for the next instance
 			k.log.Warn("the builder went away during a build, building again", "page", job.Page, "error", err)
-		case attempt == 3:
-			return nil, fmt.Errorf("the builder fails: %w", err)
 		default:
 			k.log.Warn("the builder failed, building again", "page", job.Page, "error", err)
 		}
@@ -65,13 +70,13 @@ func (k *Kernel) buildEvent(job sdk.Job, report *buildReport, e sdk.Event) {
 }
 
 // checkArtifact makes sure that what is started is what was built, and lies where only this user can write.
-func (k *Kernel) checkArtifact(report *buildReport) error {
+func checkArtifact(outDir string, report *buildReport) error {
 	r := &report.result
 	if !r.OK {
 		return nil
 	}
-	if rel, err := filepath.Rel(*k.site.releases.Load(), r.Artifact); err != nil || !filepath.IsLocal(rel) {
-		return fmt.Errorf("the builder put %s outside of %s", r.Artifact, *k.site.releases.Load())
+	if rel, err := filepath.Rel(outDir, r.Artifact); err != nil || !filepath.IsLocal(rel) {
+		return fmt.Errorf("the builder put %s outside of %s", r.Artifact, outDir)
 	}
 	sum, err := fileSum(r.Artifact)
 	switch {

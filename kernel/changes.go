@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,25 +18,19 @@ type files struct {
 	k       *Kernel
 	config  string // absolute path of the configuration file; "" when there is none
 	mu      sync.Mutex
-	seen    map[string]sighting // by path
+	seen    map[string]string // path -> digest, as the watcher reported it last; "" when removed
 	version uint64
 	dirs    []string      // of the newest set
 	scanned chan struct{} // closed at the watcher's first report
 	set     notifier      // what to watch changed
-}
-
-// sighting is a file as the watcher reported it last.
-type sighting struct {
-	digest string // "" when it was removed
-	at     time.Time
+	edited  chan struct{} // holds a token when the configuration file changed
 }
 
 func newFiles(k *Kernel) *files {
-	f := &files{k: k, seen: map[string]sighting{}, scanned: make(chan struct{})}
+	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{}), edited: make(chan struct{}, 1)}
 	if file := k.config().File; file != "" {
 		f.config = absolute(file)
-		digest, _ := sdk.FileDigest(f.config) // unreadable: the watcher's first report counts as a change
-		f.seen[f.config] = sighting{digest, time.Now()}
+		f.seen[f.config], _ = sdk.FileDigest(f.config)
 	}
 	return f
 }
@@ -51,16 +44,18 @@ func absolute(path string) string {
 }
 
 // watched waits for the watcher's first look at the files, so that nothing is built twice at the start. A watcher that
-// does not come up holds nobody for long: what it finds later is compared with what was built.
+// does not come up holds nobody for long: what it finds later is compared with what was built. It tells whether the
+// look was taken.
 func (k *Kernel) watched(ctx context.Context) bool {
 	t := time.NewTimer(2 * time.Second)
 	defer t.Stop()
 	select {
 	case <-k.files.scanned:
+		return true
 	case <-t.C:
 	case <-ctx.Done():
 	}
-	return ctx.Err() == nil
+	return false
 }
 
 // feedWatcher tells the watcher what to watch and takes its reports. While it is down, `tqserver reload` finds
@@ -82,42 +77,62 @@ func (k *Kernel) feedWatcher(ctx context.Context) error {
 // watchSet is everything that a page was built from, the pages directory, and the configuration.
 func (f *files) watchSet() sdk.WatchSet {
 	c := f.k.config()
-	s := sdk.WatchSet{Roots: []string{f.k.site.abs(c.Pages.Directory)}, Ignore: c.FileWatcher.Ignore,
-		Debounce: c.FileWatcher.Debounce, Known: map[string]string{}}
-	for _, p := range f.k.routes.list() {
-		if src := p.sources.Load(); src != nil {
-			maps.Copy(s.Known, src.inputs)
-		}
-	}
+	known, dirs := f.wanted()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.config != "" {
-		s.Known[f.config] = ""
-	}
-	for path := range s.Known {
-		switch seen, ok := f.seen[path]; {
-		case ok && seen.digest == "":
-			delete(s.Known, path)
+	for path := range known {
+		switch digest, ok := f.seen[path]; {
+		case ok && digest == "":
+			delete(known, path)
 		case ok:
-			s.Known[path] = seen.digest
+			known[path] = digest
 		}
 	}
 	f.version++
-	s.Version = f.version
-	s.Dirs = outside(s.Roots[0], s.Known)
-	f.dirs = s.Dirs
-	return s
+	f.dirs = dirs
+	return sdk.WatchSet{Version: f.version, Roots: []string{f.k.site.abs(c.Pages.Directory)}, Dirs: dirs, Ignore: c.FileWatcher.Ignore,
+		Debounce: c.FileWatcher.Debounce, Known: known}
 }
 
-// outside gives the directories of files that are not below root.
-func outside(root string, files map[string]string) []string {
-	dirs := map[string]bool{}
-	for path := range files {
-		if !below(root, path) {
-			dirs[filepath.Dir(path)] = true
+// disputed is no digest: the watcher reports a file of which two pages have read different contents.
+const disputed = "disputed"
+
+// wanted gives the files that count, with the digests that were built, and the directories outside of the pages
+// directory where they are, or may come to be.
+func (f *files) wanted() (known map[string]string, dirs []string) {
+	known = map[string]string{}
+	var places []string
+	for _, p := range f.k.routes.list() {
+		src := p.sources.Load()
+		if src == nil {
+			continue
+		}
+		places = append(places, src.dirs...)
+		for path, digest := range src.inputs {
+			if other, ok := known[path]; ok && other != digest {
+				digest = disputed
+			}
+			known[path] = digest
 		}
 	}
-	return slices.Sorted(maps.Keys(dirs))
+	if f.config != "" {
+		known[f.config] = ""
+	}
+	for path := range known {
+		places = append(places, filepath.Dir(path))
+	}
+	root := f.k.site.abs(f.k.config().Pages.Directory)
+	places = slices.DeleteFunc(places, func(dir string) bool { return dir == root || below(root, dir) })
+	slices.Sort(places)
+	return known, slices.Compact(places)
+}
+
+// forget is for when pages are built whatever was reported: what they read then is what the next session with the
+// watcher starts from.
+func (f *files) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen = map[string]string{f.config: f.seen[f.config]}
 }
 
 func below(dir, path string) bool {
@@ -126,18 +141,9 @@ func below(dir, path string) bool {
 
 // watchChanged sends the watcher a new set when a page was built from directories that are not watched yet.
 func (k *Kernel) watchChanged() {
-	root := k.site.abs(k.config().Pages.Directory)
-	known := map[string]string{}
-	for _, p := range k.routes.list() {
-		if src := p.sources.Load(); src != nil {
-			maps.Copy(known, src.inputs)
-		}
-	}
-	if f := k.files.config; f != "" {
-		known[f] = ""
-	}
+	_, dirs := k.files.wanted()
 	k.files.mu.Lock()
-	same := slices.Equal(outside(root, known), k.files.dirs)
+	same := slices.Equal(dirs, k.files.dirs)
 	k.files.mu.Unlock()
 	if !same {
 		k.files.set.notify()
@@ -148,79 +154,83 @@ func (k *Kernel) watchChanged() {
 // changed configuration.
 func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.ChangeSet) {
 	at := time.Now()
-	news := k.files.learn(c, at)
+	news, first := k.files.learn(c)
 	if len(news) == 0 {
 		return
 	}
 	k.log.Debug("files changed", "files", len(news), "first", news[0].Path, "op", news[0].Op.String(), "rescan", c.Rescan)
 	if slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Path == k.files.config && c.Op != sdk.Removed }) {
-		work.Go(func() { _ = k.Reload(ctx) }) // logged and shown by status
+		select {
+		case k.files.edited <- struct{}{}:
+		default: // the reload to come reads the newest content
+		}
 	}
 	revision := k.routes.resolve()
-	if !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
-		k.dispatch(news, at)
+	if first || !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
+		k.dispatch(news, at, first)
 		return
 	}
 	work.Go(func() { // a page may have come or gone: know that first, so that none is built that is no more
 		wait, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		k.routes.resolved(wait, revision)
-		k.dispatch(news, at)
+		k.dispatch(news, at, false)
 	})
 }
 
-// learn keeps a report and drops what was reported before.
-func (f *files) learn(c sdk.ChangeSet, at time.Time) (news []sdk.Change) {
+// learn drops what was reported before, and tells whether this is the first report.
+func (f *files) learn(c sdk.ChangeSet) (news []sdk.Change, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, change := range c.Changes {
-		if seen, ok := f.seen[change.Path]; !ok || seen.digest != change.Digest {
-			f.seen[change.Path] = sighting{change.Digest, at}
+		if digest, ok := f.seen[change.Path]; !ok || digest != change.Digest {
+			f.seen[change.Path] = change.Digest
 			news = append(news, change)
 		}
 	}
 	select {
 	case <-f.scanned:
 	default:
+		first = true
 		close(f.scanned)
 	}
-	return news
+	return news, first
 }
 
-// since tells whether something was reported after a moment that concerns a page built from src.
-func (f *files) since(at time.Time, src *sources) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for path, seen := range f.seen {
-		c := sdk.Change{Path: path, Op: sdk.Modified, Digest: seen.digest}
-		if seen.digest == "" {
-			c.Op = sdk.Removed
-		}
-		if seen.at.After(at) && src.concerns(c, false) {
-			return true
-		}
-	}
-	return false
-}
-
-// dispatch tells the pages what concerns them.
-func (k *Kernel) dispatch(changes []sdk.Change, at time.Time) {
+// dispatch tells the pages what concerns them. The first report is old news to a page that waited for it.
+func (k *Kernel) dispatch(changes []sdk.Change, at time.Time, first bool) {
 	for _, p := range k.routes.list() {
 		p.post(func() {
-			if p.concerned(changes) {
-				p.changed(at)
+			if !first || !p.scanned {
+				p.filesChanged(changes, at)
 			}
 		})
 	}
 }
 
-// concerned tells whether one of the changes can make a difference to the page. The first build is compared with what
-// was reported when it has ended; a build that could not tell what it reads concerns the page's directory.
+// filesChanged builds the page if a change concerns it. Whether it does is not known of what a build under way may be
+// the first to read: that is looked at again when the build has ended.
+func (p *page) filesChanged(changes []sdk.Change, at time.Time) {
+	if p.concerned(changes) {
+		p.changed(at)
+	} else if p.building != nil {
+		p.missed = append(p.missed, changes...)
+	}
+}
+
+// outdated tells whether what the build that has just ended has read was changed meanwhile.
+func (p *page) outdated() bool {
+	src := p.sources.Load()
+	return src != nil && slices.ContainsFunc(p.missed, func(c sdk.Change) bool { return src.concerns(c, false) })
+}
+
+// concerned tells whether one of the changes can make a difference to the page. Before the first build has told what
+// it reads, that is anything below the page's directory.
 func (p *page) concerned(changes []sdk.Change) bool {
 	src := p.sources.Load()
 	return slices.ContainsFunc(changes, func(c sdk.Change) bool {
 		if src == nil {
-			return p.built != nil && below(p.route.Dir, c.Path)
+			return p.built == nil && p.building == nil || below(p.route.Dir, c.Path)
 		}
 		return src.concerns(c, p.building != nil)
 	})

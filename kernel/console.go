@@ -15,6 +15,7 @@ type console struct {
 	mu    sync.Mutex
 	out   io.Writer // nil: quiet
 	tty   bool
+	sink  hclog.SinkAdapter // of the kernel's log; nil: none
 	shown string
 }
 

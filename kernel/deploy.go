@@ -4,17 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/port"
-	"github.com/tqserver/tqserver/kernel/proxy"
-	"github.com/tqserver/tqserver/kernel/spool"
-	"github.com/tqserver/tqserver/kernel/worker"
 	"github.com/tqserver/tqserver/sdk"
 )
 
@@ -33,35 +26,31 @@ type release struct {
 func (r release) short() string { return r.ID[:min(8, len(r.ID))] }
 
 // build is a build under way.
-type build struct {
-	cancel context.CancelFunc
-	began  time.Time
-}
+type build struct{ cancel context.CancelFunc }
 
 // buildReport is how a build ended.
 type buildReport struct {
 	at          time.Time
 	result      sdk.Result
 	diagnostics []sdk.Diagnostic
+	changed     time.Time     // when the change arrived
 	live        time.Duration // from the change to the swap; 0: not live
 }
 
 // changed is the arrival of a change. One build a page at a time; the newest wins, the older one is cancelled.
 func (p *page) changed(at time.Time) {
-	if p.changedAt.IsZero() {
-		p.changedAt = at
-	}
 	if p.building != nil {
 		p.again = true
 		p.building.cancel()
 		return
 	}
+	p.changedAt = at
 	p.build()
 }
 
 func (p *page) build() {
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.building, p.again = &build{cancel, time.Now()}, false
+	p.building, p.again, p.missed = &build{cancel}, false, nil
 	job := sdk.Job{Page: p.name, Dir: p.route.Dir, Source: p.route.Source}
 	p.work.Go(func() {
 		defer cancel()
@@ -71,7 +60,6 @@ func (p *page) build() {
 }
 
 func (p *page) releaseBuilt(report *buildReport, err error) {
-	began := p.building.began
 	p.building = nil
 	if p.again {
 		p.build()
@@ -83,12 +71,11 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 	if err != nil {
 		report = &buildReport{at: time.Now(), diagnostics: []sdk.Diagnostic{{Message: err.Error()}}}
 	}
-	p.built = report
+	p.built, report.changed = report, p.changedAt
 	if r := report.result; len(r.Inputs) > 0 {
-		src := newSources(r)
-		p.sources.Store(src)
+		p.sources.Store(newSources(r))
 		p.k.watchChanged()
-		if p.k.files.since(began, src) {
+		if p.outdated() {
 			p.build()
 			return
 		}
@@ -101,19 +88,10 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 	p.deploy(release{ID: r.Release, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env})
 }
 
-func newSources(r sdk.Result) *sources {
-	s := &sources{inputs: make(map[string]string, len(r.Inputs)), globs: r.Globs}
-	for _, in := range r.Inputs {
-		s.inputs[in.Path] = in.Digest
-	}
-	return s
-}
-
 func (p *page) buildFailed() {
-	p.changedAt = time.Time{}
-	p.problem = "build failed"
+	p.stale = "build failed"
 	if len(p.built.diagnostics) > 0 {
-		p.problem = "build failed: " + p.relative(p.built.diagnostics[0])
+		p.stale = "build failed: " + p.relative(p.built.diagnostics[0])
 	}
 	for _, d := range p.built.diagnostics {
 		p.k.log.Error("build failed: "+p.relative(d), "page", p.name)
@@ -126,7 +104,7 @@ func (p *page) buildFailed() {
 		p.k.log.Warn("starting the last good release", "page", p.name, "release", p.good.short())
 		p.start(p.good, fallback, 0)
 	default:
-		p.backend.Fail(errors.New(p.problem))
+		p.backend.Fail(errors.New(p.stale))
 	}
 }
 
@@ -140,14 +118,21 @@ func (p *page) relative(d sdk.Diagnostic) string {
 
 // deploy makes a release live, unless it is.
 func (p *page) deploy(r release) {
+	if c := p.candidate; c != nil && c.release.ID == r.ID && time.Until(c.begins) <= 0 {
+		return // it is being started
+	}
+	p.stale, p.problem = "", ""
 	if p.current != nil && p.current.release.ID == r.ID && p.candidate == nil && p.current.fits(p) {
 		p.k.log.Debug("nothing to do: the release serves already", "page", p.name, "release", r.short())
-		p.problem, p.changedAt = "", time.Time{}
 		return
 	}
 	p.failures = 0
 	p.backend.Fail(nil) // requests may wait again: there is something new to try
-	p.start(r, deploy, 0)
+	why := deploy
+	if p.current != nil && p.current.release.ID == r.ID {
+		why = reconfigure
+	}
+	p.start(r, why, 0)
 }
 
 // reason is why a worker is started.
@@ -166,7 +151,9 @@ const (
 type candidate struct {
 	release release
 	why     reason
+	begins  time.Time // after the delay
 	cancel  context.CancelFunc
+	ports   <-chan struct{} // closed when the ports changed since the start
 }
 
 // start begins to start a worker after a delay, in place of one that is being started.
@@ -175,7 +162,7 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 		p.candidate.cancel()
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	c := &candidate{release: r, why: why, cancel: cancel}
+	c := &candidate{release: r, why: why, begins: time.Now().Add(delay), cancel: cancel, ports: p.k.ports.Changed()}
 	p.candidate = c
 	p.started++
 	id := fmt.Sprintf("%s#%d", p.name, p.started)
@@ -183,85 +170,6 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 	p.work.Go(func() {
 		inst, err := p.launch(ctx, id, r, route, settings, delay)
 		p.post(func() { p.startEnded(c, inst, err) }) // while work goes on, the page lives
-	})
-}
-
-// launch starts a worker and waits until it is ready. On an error nothing of it is left.
-func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route, settings config.Worker, delay time.Duration) (*instance, error) {
-	if err := sleep(ctx, delay); err != nil {
-		return nil, err
-	}
-	lease, err := p.k.ports.Lease(p.name)
-	if err != nil {
-		return nil, err
-	}
-	workers := p.k.config().Workers
-	inst := &instance{id: id, release: r, route: route, settings: settings, lease: lease}
-	inst.worker, err = worker.Start(p.spec(inst, workers))
-	if err != nil {
-		lease.Release()
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	readyCtx, cancel := context.WithTimeout(ctx, workers.ReadyTimeout)
-	defer cancel()
-	if err := inst.worker.Ready(readyCtx); err != nil {
-		inst.close(0)
-		if readyCtx.Err() != nil && ctx.Err() == nil {
-			err = fmt.Errorf("not ready within %v (workers.ready_timeout_ms): %w", workers.ReadyTimeout, err)
-		}
-		return nil, err
-	}
-	if err := sleep(ctx, workers.StartupDelay); err != nil {
-		inst.close(workers.ShutdownGracePeriod)
-		return nil, err
-	}
-	inst.endpoint = p.endpoint(inst)
-	return inst, nil
-}
-
-func (p *page) spec(inst *instance, workers config.Workers) worker.Spec {
-	s := inst.settings
-	return worker.Spec{
-		ID: inst.id, Page: p.name, Route: inst.route.Path, PageDir: inst.route.Dir, Release: inst.release.ID,
-		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.lease.Port(), Env: p.k.workerEnv(s.Env, inst.release.Env),
-		GoMaxProcs: s.GoMaxProcs, MaxRequests: s.MaxRequests, GoMemLimit: s.GoMemLimit,
-		ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, Grace: workers.ShutdownGracePeriod,
-		LogFile: p.logFile(s, time.Now()),
-		Output:  p.output(inst),
-	}
-}
-
-// logFile fills the template for the worker's own eyes; "" when the log is off.
-func (p *page) logFile(s config.Worker, t time.Time) string {
-	if s.LogFile == "" {
-		return ""
-	}
-	return strings.NewReplacer("{path}", p.name, "{date}", t.Format(time.DateOnly)).Replace(p.k.site.abs(s.LogFile))
-}
-
-// output sends a worker's lines to its log.
-func (p *page) output(inst *instance) func(worker.Stream, time.Time, []byte) {
-	h := spool.Header{Stream: p.name, Page: p.name, Release: inst.release.ID, Worker: inst.id}
-	if inst.settings.LogFile != "" {
-		h.File = p.k.site.abs(inst.settings.LogFile)
-	}
-	return func(stream worker.Stream, t time.Time, line []byte) {
-		source := sdk.Stdout
-		if stream == worker.Stderr {
-			source = sdk.Stderr
-		}
-		p.k.spool.Append(h, sdk.Line{Time: t, Source: source, Text: line})
-		p.k.console.worker(p.name, line)
-	}
-}
-
-func (p *page) endpoint(inst *instance) *proxy.Endpoint {
-	s := inst.settings
-	return proxy.NewEndpoint(proxy.EndpointOptions{
-		Addr: inst.addr(), Page: p.name, Release: inst.release.ID, Worker: inst.id,
-		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxRequests: uint64(s.MaxRequests),
-		OnLimit:       func() { p.post(func() { p.spent(inst) }) },
-		OnUnreachable: func(err error) { p.post(func() { p.unreachable(inst, err) }) },
 	})
 }
 
@@ -291,27 +199,31 @@ func (p *page) swap(c *candidate, inst *instance) {
 	if old != nil {
 		p.retire(old)
 	}
+	p.live(c, inst)
 	p.good = inst.release
 	p.k.good.set(p.name, inst.release)
-	p.live(c, inst)
-	if !inst.fits(p) { // the configuration changed while it started
-		p.start(inst.release, reconfigure, 0)
-	}
+	p.renew() // the configuration may have changed while it started
 }
 
 func (p *page) live(c *candidate, inst *instance) {
 	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), "port", inst.lease.Port(), "why", string(c.why)}
-	if c.why == deploy && !p.changedAt.IsZero() {
-		p.built.live = time.Since(p.changedAt)
-		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
+	p.problem = ""
+	if p.newest(inst.release) {
+		p.stale = ""
 	}
-	if c.why != fallback {
-		p.problem, p.changedAt = "", time.Time{}
+	if c.why == deploy && p.newest(inst.release) {
+		p.built.live = time.Since(p.built.changed)
+		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, args...)
 	if inst.worker.Exposed() {
 		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.lease.Port())
 	}
+}
+
+// newest tells whether a release is what the last build made.
+func (p *page) newest(r release) bool {
+	return p.built != nil && p.built.result.OK && p.built.result.Release == r.ID
 }
 
 // retire takes a worker out of service: wait for its requests, then stop it, then give its port back.
@@ -321,10 +233,15 @@ func (p *page) retire(inst *instance) {
 		workers := p.k.config().Workers
 		_ = sleep(p.ctx, workers.RestartDelay)
 		inst.state.Store(ptr(draining))
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), p.k.drainTimeout())
+		inst.worker.Retire()
+		ctx, cancel := context.WithTimeout(p.k.cut, workers.DrainTimeout)
 		defer cancel()
 		if err := inst.endpoint.Drain(ctx); err != nil {
-			p.k.log.Warn("requests did not end within workers.drain_timeout_ms and are cut", "page", p.name, "worker", inst.id, "requests", inst.endpoint.InFlight())
+			limit := "workers.drain_timeout_ms"
+			if p.k.cut.Err() != nil {
+				limit = "server.shutdown_timeout_seconds"
+			}
+			p.k.log.Warn("requests did not end within "+limit+" and are cut", "page", p.name, "worker", inst.id, "requests", inst.endpoint.InFlight())
 		}
 		inst.close(workers.ShutdownGracePeriod)
 		p.post(func() { delete(p.leaving, inst) })
@@ -336,15 +253,20 @@ func (p *page) startFailed(c *candidate, err error) {
 	if errors.Is(err, context.Canceled) && p.ctx.Err() != nil {
 		return
 	}
-	p.problem = fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
-	p.k.log.Error(p.problem, "page", p.name, "why", string(c.why))
+	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
+	p.k.log.Error(text, "page", p.name, "why", string(c.why))
+	if p.newest(c.release) {
+		p.stale = text
+	} else {
+		p.problem = text
+	}
 	switch {
 	case errors.Is(err, port.ErrExhausted):
 		p.startWhenPortFree(c)
 		return
 	case p.current != nil && c.why == deploy:
-		p.changedAt = time.Time{}
 		p.k.log.Warn("the release is discarded, the previous one serves on", "page", p.name, "release", p.current.release.short())
+		p.renew() // what had to wait for the release
 		return
 	case p.current == nil && p.good.ID != "" && p.good.ID != c.release.ID && executable(p.good.Artifact):
 		p.start(p.good, fallback, 0)
@@ -352,23 +274,26 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 	p.failures++
 	if p.current == nil && (c.why == deploy || p.failures >= 3) {
-		p.backend.Fail(errors.New(p.problem)) // requests need not wait in vain
+		p.backend.Fail(errors.New(text)) // requests need not wait in vain
 	}
 	p.start(c.release, c.why, backoff(p.failures))
+	if p.building == nil && !executable(c.release.Artifact) {
+		p.k.log.Warn("the binary is gone, building it again", "page", p.name, "file", c.release.Artifact)
+		p.changed(time.Now())
+	}
 }
 
 // startWhenPortFree tries again as soon as the ports change.
 func (p *page) startWhenPortFree(c *candidate) {
 	if p.current == nil {
-		p.backend.Fail(errors.New(p.problem))
+		p.backend.Fail(errors.New(p.trouble()))
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	waiting := &candidate{release: c.release, why: c.why, cancel: cancel}
 	p.candidate = waiting
-	changed := p.k.ports.Changed()
 	p.work.Go(func() {
 		select {
-		case <-changed:
+		case <-c.ports:
 		case <-time.After(5 * time.Second): // a foreign process may have left
 		case <-ctx.Done():
 			return
@@ -379,28 +304,4 @@ func (p *page) startWhenPortFree(c *candidate) {
 			}
 		})
 	})
-}
-
-// sameSettings tells whether a worker started with a would be the same as one started with b.
-func sameSettings(a, b config.Worker) bool {
-	ea, eb := a.Env, b.Env
-	a.Env, b.Env = nil, nil
-	same := func(x, y *string) bool { return (x == nil) == (y == nil) && (x == nil || *x == *y) }
-	return fmt.Sprint(a) == fmt.Sprint(b) && maps.EqualFunc(ea, eb, same)
-}
-
-// workerEnv resolves the `env:` of the configuration and what the builder asks for.
-func (k *Kernel) workerEnv(env map[string]*string, more map[string]string) []string {
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		if v := env[name]; v != nil {
-			out = append(out, name+"="+*v)
-		} else if v, ok := k.lookupEnv(name); ok {
-			out = append(out, name+"="+v)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(more)) {
-		out = append(out, name+"="+more[name])
-	}
-	return out
 }

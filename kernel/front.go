@@ -13,11 +13,12 @@ import (
 // front accepts connections and hands each to the newest of its servers. net/http cannot change the timeouts of a
 // server that runs: a reload adds a server for new connections, and an older one goes with its last connection.
 type front struct {
-	lis  net.Listener
-	mu   sync.Mutex
-	all  []*era
-	cur  *era
-	done sync.WaitGroup
+	lis    net.Listener
+	failed func(error) // told of the first of a row of failures to accept
+	mu     sync.Mutex
+	all    []*era
+	cur    *era
+	done   sync.WaitGroup
 }
 
 // era is one server with the connections that it was given. All but srv and in is guarded by front.mu.
@@ -28,8 +29,8 @@ type era struct {
 	ended bool // it gets no more
 }
 
-func newFront(lis net.Listener, srv *http.Server) *front {
-	f := &front{lis: lis}
+func newFront(lis net.Listener, srv *http.Server, failed func(error)) *front {
+	f := &front{lis: lis, failed: failed}
 	f.renew(srv)
 	return f
 }
@@ -72,18 +73,22 @@ func (f *front) change(e *era, do func()) {
 
 // run accepts until the listener is closed. A shortage of file descriptors is waited out.
 func (f *front) run() error {
-	delay := 5 * time.Millisecond
+	const shortest = 5 * time.Millisecond
+	delay := shortest
 	for {
 		c, err := f.lis.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil:
+			if delay == shortest {
+				f.failed(err)
+			}
 			time.Sleep(delay) // nothing else tells when there are descriptors again
 			delay = min(2*delay, time.Second)
 			continue
 		}
-		delay = 5 * time.Millisecond
+		delay = shortest
 		f.give(c)
 	}
 }
@@ -106,14 +111,19 @@ func (f *front) current() *era {
 	return f.cur
 }
 
-// shutdown takes no new connections and waits until the requests of the others have ended, or ctx.
+// shutdown takes no new connections and waits until the requests of the others have ended, or ctx. All servers stop at
+// once: one that waits must not let another go on with new requests.
 func (f *front) shutdown(ctx context.Context) error {
 	err := f.lis.Close()
-	for _, srv := range f.servers() {
+	servers := f.servers()
+	errs := make([]error, len(servers))
+	var all sync.WaitGroup
+	for i, srv := range servers {
 		srv.SetKeepAlivesEnabled(false)
-		err = errors.Join(err, srv.Shutdown(ctx))
+		all.Go(func() { errs[i] = srv.Shutdown(ctx) })
 	}
-	return err
+	all.Wait()
+	return errors.Join(append(errs, err)...)
 }
 
 // close cuts what is left.

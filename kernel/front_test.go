@@ -31,7 +31,7 @@ func TestFrontLetsGoOfOldServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := newFront(lis, server("first"))
+	f := newFront(lis, server("first"), func(error) {})
 	ran := make(chan error, 1)
 	go func() { ran <- f.run() }()
 

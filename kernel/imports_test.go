@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"kernel/control": {"sdk"},
 	"plugins":        {"sdk"},
 	"pages":          {"sdk/worker"},
+	"docs":           {"config"},
 	"cmd":            {"config", "sdk", "kernel", "kernel/control", "plugins"},
 }
 

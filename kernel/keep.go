@@ -28,6 +28,8 @@ type instance struct {
 	endpoint *proxy.Endpoint
 	state    atomic.Pointer[string] // nil: serving
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
+	suspect  bool                   // took no connection; owned by the page's goroutine
+	spent    bool                   // has served its max_requests; owned by the page's goroutine
 }
 
 const (
@@ -49,6 +51,27 @@ func (i *instance) addr() string { return fmt.Sprintf("127.0.0.1:%d", i.lease.Po
 func (i *instance) fits(p *page) bool {
 	w := p.k.config().Workers
 	return i.route == p.route && sameSettings(i.settings, p.settings) && w.PortRangeStart <= i.lease.Port() && i.lease.Port() <= w.PortRangeEnd
+}
+
+// stay waits for d and tells whether the worker has stayed alive.
+func (i *instance) stay(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-i.worker.Done():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if i.worker.Err() != nil {
+		return errors.New(i.epitaph())
+	}
+	return nil
+}
+
+// epitaph tells how the worker ended, and what it said last.
+func (i *instance) epitaph() string {
+	return strings.Join(append([]string{i.worker.Err().Error()}, i.worker.Tail()...), "\n  ")
 }
 
 // close ends the process, aborts what is left of its requests, and gives the port back after it has exited. How a
@@ -84,39 +107,70 @@ func (p *page) exited(inst *instance) {
 	p.current = nil
 	p.backend.Set()
 	p.crashes++
+	p.failed(inst)
+	p.problem = inst.epitaph()
+	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
+	p.work.Go(func() { inst.close(0) })
+	wait := min(backoff(p.failures-1), restartLimit)
+	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
+		p.start(inst.release, restart, wait)
+	}
+}
+
+// failed counts a worker that did not last.
+func (p *page) failed(inst *instance) {
 	if time.Since(inst.worker.Started()) > settled {
 		p.failures = 0
 	}
 	p.failures++
-	p.problem = fmt.Sprintf("worker %s ended: %v", inst.id, inst.worker.Err())
-	if tail := inst.worker.Tail(); len(tail) > 0 {
-		p.problem += "\n  " + strings.Join(tail, "\n  ")
-	}
-	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
-	p.work.Go(func() { inst.close(0) })
-	if p.candidate == nil {
-		p.start(inst.release, restart, min(backoff(p.failures-1), restartLimit))
-	}
 }
 
-// spent replaces a worker that has served its max_requests.
-func (p *page) spent(inst *instance) {
-	if inst == p.current && p.candidate == nil {
+// renew replaces the worker in service if there is a reason, unless another is being started: it is called again when
+// that one is live or discarded.
+func (p *page) renew() {
+	inst := p.current
+	if inst == nil || p.candidate != nil {
+		return
+	}
+	healthy := inst.healthy.Load()
+	switch {
+	case !inst.fits(p):
+		p.start(inst.release, reconfigure, 0)
+	case inst.spent:
 		p.start(inst.release, recycle, 0)
+	case healthy != nil && !*healthy:
+		p.start(inst.release, replace, 0)
 	}
 }
 
-// unreachable replaces a worker that lives but takes no connection.
+// spent takes that a worker has served its max_requests.
+func (p *page) spent(inst *instance) {
+	inst.spent = true
+	p.renew()
+}
+
+// unreachable replaces a worker that lives but takes no connection. That one is refused is also the first that is
+// heard of a worker's end: its process gets a moment to be seen to have ended.
 func (p *page) unreachable(inst *instance, err error) {
-	select {
-	case <-inst.worker.Done():
-		return // its end is on the way
-	default:
+	if inst != p.current || inst.suspect {
+		return
 	}
+	inst.suspect = true
+	p.work.Go(func() {
+		select {
+		case <-inst.worker.Done():
+		case <-time.After(200 * time.Millisecond):
+			p.post(func() { p.replaceDeaf(inst, err) })
+		}
+	})
+}
+
+func (p *page) replaceDeaf(inst *instance, err error) {
+	inst.suspect = false
 	if inst == p.current && p.candidate == nil {
 		p.k.log.Error("the worker takes no connections, replacing it", "page", p.name, "worker", inst.id, "error", err)
-		p.start(inst.release, replace, backoff(p.failures))
-		p.failures++
+		p.failed(inst)
+		p.start(inst.release, replace, min(backoff(p.failures-1), restartLimit))
 	}
 }
 
@@ -127,12 +181,12 @@ func (p *page) checked(h sdk.Health) {
 		return
 	}
 	inst.healthy.Store(&h.Healthy)
-	if h.Healthy || p.candidate != nil {
+	if h.Healthy {
 		return
 	}
 	p.problem = fmt.Sprintf("worker %s is unhealthy: %s (%d in a row)", inst.id, h.Reason, h.Failures)
 	p.k.log.Error(p.problem+", replacing it", "page", p.name)
-	p.start(inst.release, replace, 0)
+	p.renew()
 }
 
 // backoff is the delay before the n-th start in a row: none, then 100 ms doubling to 30 s, half of it at random.

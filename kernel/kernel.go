@@ -59,20 +59,22 @@ type Kernel struct {
 	targets  notifier // the set of workers changed
 	progress notifier // the state of a page changed
 
-	started   time.Time
-	url       string
-	state     atomic.Pointer[string] // starting, serving, stopping
-	reloads   sync.Mutex             // one at a time
-	reloaded  atomic.Pointer[control.Outcome]
-	stop      context.CancelFunc
-	stopBy    atomic.Int64 // unix nanoseconds; 0: not stopping
-	listener  net.Listener
-	requested chan struct{} // closed when stopping began
+	started  time.Time
+	url      string
+	state    atomic.Pointer[string] // starting, serving, stopping
+	reloads  sync.Mutex             // one at a time; held until Run has begun
+	up       context.Context        // of Run: ends when stopping begins
+	reloaded atomic.Pointer[control.Outcome]
+	stop     context.CancelFunc
+	cut      context.Context // ends when requests in flight are to be cut
+	cutNow   context.CancelFunc
+	listener net.Listener
 }
 
-// New opens the site and the server's port. Nothing runs yet. Close is called by Run.
+// New opens the site and the server's port. Nothing runs yet. Run closes all of it.
 func New(o Options) (*Kernel, error) {
-	k := &Kernel{opts: o, started: time.Now(), requested: make(chan struct{})}
+	k := &Kernel{opts: o, started: time.Now()}
+	k.cut, k.cutNow = context.WithCancel(context.Background())
 	k.cfg.Store(o.Config)
 	k.state.Store(ptr("starting"))
 	var err error
@@ -82,6 +84,7 @@ func New(o Options) (*Kernel, error) {
 	if err := k.open(); err != nil {
 		return nil, errors.Join(err, k.site.close())
 	}
+	k.reloads.Lock()
 	return k, nil
 }
 
@@ -170,12 +173,16 @@ func (k *Kernel) Stop() { k.stop() }
 func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	ctx, k.stop = context.WithCancel(ctx)
 	defer k.stop()
+	defer k.cutNow()
+	k.up = ctx
 	base, finish := context.WithCancel(context.WithoutCancel(ctx)) // of what lives until the end
 	defer finish()
 
 	lives := newLives()
 	ctl, err := k.openControl()
 	if err != nil {
+		k.stop()
+		k.reloads.Unlock()
 		return errors.Join(err, k.listener.Close(), k.spool.Close(), k.site.close())
 	}
 	lives.start(base, "log", k.shipLogs)
@@ -184,12 +191,14 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "checker", k.feedChecker)
 	lives.start(base, "resolver", k.feedResolver)
 	lives.start(base, "watcher", k.feedWatcher)
+	lives.start(base, "reloader", k.reloadChanged)
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 
-	k.front = newFront(k.listener, k.server())
+	k.front = newFront(k.listener, k.server(), k.acceptFailed)
+	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
-	go func() { served <- k.front.run() }()
+	k.front.done.Go(func() { served <- k.front.run() })
 	k.log.Info("serving "+k.url, "version", k.opts.Version, "pages", k.site.abs(k.config().Pages.Directory), "pid", os.Getpid())
 
 	select {
@@ -216,6 +225,10 @@ func (k *Kernel) server() *http.Server {
 	return srv
 }
 
+func (k *Kernel) acceptFailed(err error) {
+	k.log.Error("connections cannot be accepted, trying again", "error", err, "hint", "if there are too many open files, raise the limit (`ulimit -n`)")
+}
+
 func (k *Kernel) openControl() (net.Listener, error) {
 	path := k.site.run + "/control.sock"
 	lis, err := control.Listen(path)
@@ -232,24 +245,28 @@ func (k *Kernel) openControl() (net.Listener, error) {
 // shutdown ends everything in order, within server.shutdown_timeout_seconds.
 func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	k.state.Store(ptr("stopping"))
+	k.stop()
+	k.reloads.Lock() // the one under way has ended, and none begins
+	k.reloads.Unlock()
 	limit := k.config().Server.ShutdownTimeout
-	k.stopBy.Store(time.Now().Add(limit).UnixNano())
-	close(k.requested)
 	k.log.Info("stopping: requests in flight may finish", "limit", limit, "hint", "a second signal hurries")
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	defer context.AfterFunc(ctx, k.cutNow)()
 	go func() {
 		select {
 		case <-hurry:
-			k.stopBy.Store(1)
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
+	for _, p := range k.routes.list() {
+		p.post(p.endStreams)
+	}
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "cleaner", "watcher", "resolver")
+	lives.end("progress", "cleaner", "reloader", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")
@@ -266,15 +283,6 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	lives.end("control")
 	_ = os.Remove(k.site.path(control.Note))
 	return errors.Join(err, flushed, k.spool.Close(), k.site.close(), lives.errors())
-}
-
-// drainTimeout is how long a worker's requests may go on: less when the kernel is stopping.
-func (k *Kernel) drainTimeout() time.Duration {
-	d := k.config().Workers.DrainTimeout
-	if by := k.stopBy.Load(); by != 0 {
-		d = max(0, min(d, time.Until(time.Unix(0, by))))
-	}
-	return d
 }
 
 func (k *Kernel) lookupEnv(name string) (string, bool) {

@@ -36,13 +36,17 @@ func newLogger(k *Kernel) hclog.InterceptLogger {
 	level := hclog.LevelFromString(k.config().Server.LogLevel)
 	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: level, Output: serverLog{k}, TimeFormat: time.RFC3339Nano})
 	if k.console.out != nil {
-		log.RegisterSink(hclog.NewSinkAdapter(k.console.options(level)))
+		k.console.sink = hclog.NewSinkAdapter(k.console.options(level))
+		log.RegisterSink(k.console.sink)
 	}
 	return log
 }
 
 func (k *Kernel) setLevel(level string) {
 	k.log.SetLevel(hclog.LevelFromString(level))
+	if l, ok := k.console.sink.(interface{ SetLevel(hclog.Level) }); ok {
+		l.SetLevel(hclog.LevelFromString(level))
+	}
 }
 
 // serverLog takes the lines of the kernel's logger.

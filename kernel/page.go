@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"context"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,10 +34,13 @@ type page struct {
 	leaving   map[*instance]bool // draining and stopping
 	building  *build             // under way
 	again     bool               // the source changed during the build
-	changedAt time.Time          // when the change that is not live yet arrived
+	missed    []sdk.Change       // arrived during the build, and were none of what the build before had read
+	scanned   bool               // the first build began after the watcher's first look at the files
+	changedAt time.Time          // when the first change of the newest build arrived
 	built     *buildReport       // the last build that ended
 	good      release            // the last release that served
-	problem   string             // why the newest source is not live, or no worker runs
+	stale     string             // why the newest source is not live
+	problem   string             // why no worker runs, or the one that does is to be replaced
 	failures  int                // starts or short lives in a row
 	crashes   int
 	started   int // workers, for their IDs
@@ -54,7 +59,7 @@ func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
 
 // run is the page's goroutine: it builds the page, keeps a worker of it running, and when ctx ends takes it down.
 func (p *page) run() {
-	if p.k.watched(p.ctx) {
+	if p.scanned = p.k.watched(p.ctx); p.ctx.Err() == nil {
 		p.changed(time.Now())
 		p.publish()
 	}
@@ -98,6 +103,13 @@ func (p *page) takeDown() {
 	}
 }
 
+// endStreams lets streams that would stay open for ever end, before a shutdown waits for them.
+func (p *page) endStreams() {
+	if p.current != nil {
+		p.current.worker.Retire()
+	}
+}
+
 // rerouted takes a new place, or new directories, of the same page.
 func (p *page) rerouted(route sdk.Route) {
 	old := p.route
@@ -112,17 +124,44 @@ func (p *page) rerouted(route sdk.Route) {
 func (p *page) reconfigured() {
 	old := p.settings
 	p.settings = p.k.config().Workers.For(p.route.Path)
-	if p.current != nil && p.candidate == nil && !p.current.fits(p) {
-		p.start(p.current.release, reconfigure, 0)
-	} else if p.candidate != nil && !sameSettings(old, p.settings) {
+	if p.candidate != nil && !sameSettings(old, p.settings) {
 		p.start(p.candidate.release, p.candidate.why, 0)
 	}
+	p.renew()
 }
 
 // sources is what the last build read, for telling which pages a change concerns.
 type sources struct {
 	inputs map[string]string // path -> digest
 	globs  []string
+	dirs   []string // where globs look for new files; they need not exist
+}
+
+func newSources(r sdk.Result) *sources {
+	s := &sources{inputs: make(map[string]string, len(r.Inputs)), globs: r.Globs}
+	for _, in := range r.Inputs {
+		s.inputs[in.Path] = in.Digest
+	}
+	for _, g := range r.Globs {
+		if dir, ok := globDir(g); ok {
+			s.dirs = append(s.dirs, dir)
+		}
+	}
+	return s
+}
+
+// globDir gives the directory in which a pattern begins to choose. A pattern that names one file chooses nothing: it is
+// met when something else is watched where that file may come to be, or not.
+func globDir(glob string) (dir string, ok bool) {
+	elems := strings.Split(glob, "/")
+	for i, elem := range elems {
+		plain := strings.NewReplacer(`\\`, "", `\*`, "", `\?`, "", `\[`, "").Replace(elem)
+		if strings.ContainsAny(plain, "*?[") {
+			dir = strings.Join(elems[:i], "/")
+			return strings.NewReplacer(`\\`, `\`, `\*`, "*", `\?`, "?", `\[`, "[").Replace(dir), filepath.IsAbs(dir)
+		}
+	}
+	return "", false
 }
 
 // concerns tells whether a change can make a difference to the page. building: a build is under way, which may have

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -54,7 +55,7 @@ func (g *goodReleases) artifacts() map[string]bool {
 }
 
 // cleanReleases removes old binaries every hour: those that were not used for workers.binary_max_age_hours, except
-// what runs and each page's last good one.
+// what runs or is being started and each page's last good one. Names that begin with "." are the builders' own.
 func (k *Kernel) cleanReleases(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
@@ -68,13 +69,18 @@ func (k *Kernel) cleanReleases(ctx context.Context) error {
 	}
 }
 
+// leastAge is how old a binary is at least before it is removed: one that was built, or found again, a moment ago is
+// about to be started.
+const leastAge = time.Minute
+
 func (k *Kernel) cleanOnce(now time.Time) {
 	keep := k.good.artifacts()
 	for _, p := range k.routes.list() {
-		for _, inst := range p.view.Load().instances() {
-			keep[filepath.Dir(inst.release.Artifact)] = true
+		for _, artifact := range p.view.Load().artifacts {
+			keep[filepath.Dir(artifact)] = true
 		}
 	}
+	age := max(k.config().Workers.BinaryMaxAge, leastAge)
 	entries, err := os.ReadDir(*k.site.releases.Load())
 	if err != nil {
 		k.log.Warn("old binaries cannot be removed", "error", err)
@@ -83,7 +89,7 @@ func (k *Kernel) cleanOnce(now time.Time) {
 	for _, e := range entries {
 		dir := filepath.Join(*k.site.releases.Load(), e.Name())
 		info, err := e.Info()
-		if err != nil || keep[dir] || now.Sub(info.ModTime()) < k.config().Workers.BinaryMaxAge {
+		if err != nil || keep[dir] || strings.HasPrefix(e.Name(), ".") || now.Sub(info.ModTime()) < age {
 			continue
 		}
 		if err := os.RemoveAll(dir); err != nil {

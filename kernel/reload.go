@@ -11,10 +11,17 @@ import (
 )
 
 // Reload reads the configuration again and applies it, all or nothing: an error leaves everything as it was. Only
-// what changed is restarted. It also looks for changed pages and wakes stages that have given up.
+// what changed is restarted. It also looks for changed pages and wakes stages that have given up. It waits until Run
+// has begun, and ends early when stopping begins.
 func (k *Kernel) Reload(ctx context.Context) error {
 	k.reloads.Lock()
 	defer k.reloads.Unlock()
+	if k.up.Err() != nil {
+		return errors.New("the server is stopping: nothing is reloaded")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(k.up, cancel)()
 	k.stages.retry()
 	err := k.reloadConfig(ctx)
 	if err != nil {
@@ -23,16 +30,30 @@ func (k *Kernel) Reload(ctx context.Context) error {
 		return err
 	}
 	k.reloaded.Store(&control.Outcome{At: time.Now()})
-	k.rescan()
+	k.rescan(ctx)
 	return nil
 }
 
+// reloadChanged reloads when the configuration file changed. It is no part of the session with the watcher: that ends
+// when a reload exchanges the watcher.
+func (k *Kernel) reloadChanged(ctx context.Context) error {
+	for {
+		select {
+		case <-k.files.edited:
+			_ = k.Reload(ctx) // logged and shown by status
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // rescan finds changed pages without the watcher: the builder knows a source that it has built.
-func (k *Kernel) rescan() {
+func (k *Kernel) rescan(ctx context.Context) {
 	revision := k.routes.resolve()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	k.routes.resolved(ctx, revision)
+	k.files.forget()
 	for _, p := range k.routes.list() {
 		p.post(func() { p.changed(time.Now()) })
 	}
@@ -85,12 +106,21 @@ func (k *Kernel) restartOnly(old, next *config.Config) error {
 		{"server.host", old.Server.Host, next.Server.Host},
 		{"server.port", old.Server.Port, next.Server.Port},
 		{"server.state_dir", old.Server.StateDir, next.Server.StateDir},
+		{"plugins.defaults", limits(old.Plugins), limits(next.Plugins)},
 	} {
 		if c.old != c.next {
 			errs = append(errs, fmt.Errorf("%s: changed from %v to %v, which needs a restart of the server: `tqserver stop`, then start it again", c.key, c.old, c.next))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// limits is plugins.defaults.
+func limits(p config.Plugins) any {
+	return struct {
+		start, rpc, stop time.Duration
+		restart          config.Restart
+	}{p.StartTimeout, p.RPCTimeout, p.StopTimeout, p.Restart}
 }
 
 // put makes a checked configuration the one in force, and tells everybody whom it concerns.

@@ -131,7 +131,7 @@ func (k *Kernel) lastTable() {
 		return
 	}
 	k.log.Warn("the resolver does not answer: serving the routes of the last run", "routes", len(t.Routes))
-	t.Epoch, t.Version = "", 0
+	t.Epoch, t.Version, t.Revision = "", 0, 0 // of a resolver, and a kernel, that are no more
 	if err := k.accept(t); err != nil {
 		k.log.Error("the routes of the last run are unusable", "error", err)
 	}

@@ -38,7 +38,7 @@ func openSite(root string, c *config.Config, server bool) (*site, error) {
 	}
 	s.run = filepath.Join(runtimeBase(), s.id())
 	if server {
-		if s.lock, err = lockFile(filepath.Join(s.state, "lock")); err != nil {
+		if s.lock, err = lockFile(Lock(s.state)); err != nil {
 			return nil, err
 		}
 	} else {
@@ -121,6 +121,9 @@ func runtimeBase() string {
 	return filepath.Join("/tmp", own)
 }
 
+// Lock is the file in a state directory that is locked while a server runs.
+func Lock(stateDir string) string { return filepath.Join(stateDir, "lock") }
+
 // lockFile takes a lock that ends with the process.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -140,7 +143,7 @@ func lockFile(path string) (*os.File, error) {
 // privateDir makes a directory, 0700, and refuses one that another user could have planted or could replace.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make directory: %w", err)
+		return fmt.Errorf("make directory: %w: choose one that you may write to", err)
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {

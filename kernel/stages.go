@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
@@ -19,8 +20,9 @@ type stages struct {
 	k                                   *Kernel
 	resolver, watcher, checker, rotator *stage.Supervisor
 
+	specs map[string]stage.Spec // of the four, by stage; only a reload, of which there is one at a time, looks at it
+
 	mu       sync.Mutex
-	specs    map[string]stage.Spec // of the four, by stage
 	builders []*builder
 	count    int // builders so far, for the names of their lives
 	base     context.Context
@@ -169,10 +171,19 @@ func (s *stages) retry() {
 // check starts a second instance of each plugin that a new plan changes, far enough to know that it takes its
 // configuration, and ends it.
 func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
+	var errs []error
+	for _, spec := range s.changed(pl) {
+		errs = append(errs, stage.Validate(ctx, spec, o))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *stages) changed(pl plan) []stage.Spec {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	var changed []stage.Spec
-	for name, spec := range pl.singles {
-		if !sameSpec(spec, s.specs[name]) {
+	for _, name := range single {
+		if spec := pl.singles[name]; !sameSpec(spec, s.specs[name]) {
 			changed = append(changed, spec)
 		}
 	}
@@ -181,12 +192,7 @@ func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
 			changed = append(changed, b.spec)
 		}
 	}
-	s.mu.Unlock()
-	var errs []error
-	for _, spec := range changed {
-		errs = append(errs, stage.Validate(ctx, spec, o))
-	}
-	return errors.Join(errs...)
+	return changed
 }
 
 // find gives the running builder that is the same as one of a plan.
@@ -199,20 +205,50 @@ func (s *stages) find(b *builder) *builder {
 	return nil
 }
 
-// apply puts a checked plan in force. What did not change runs on.
+// apply puts a checked plan in force, or changes nothing. What did not change runs on. The lock is not held while it
+// waits for plugins: status and builds go on.
 func (s *stages) apply(ctx context.Context, pl plan, o stage.Options) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	var done []string
+	for _, name := range single {
+		spec := pl.singles[name]
+		if sameSpec(spec, s.specs[name]) {
+			continue
+		}
+		if err := s.singles()[name].Reconfigure(ctx, spec); err != nil {
+			return errors.Join(err, s.revert(done))
+		}
+		done = append(done, name)
+	}
+	for _, name := range done {
+		s.specs[name] = pl.singles[name]
+	}
+	s.applyBuilders(pl.builders, o)
+	if err := stage.Prune(s.k.site.state, pl.specs()...); err != nil {
+		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
+	}
+	return nil
+}
+
+// revert gives stages the plugins back that they had before a reload that failed half-way.
+func (s *stages) revert(names []string) error {
+	ctx, cancel := context.WithTimeout(s.k.up, 30*time.Second)
+	defer cancel()
 	var errs []error
-	for name, spec := range pl.singles {
-		if !sameSpec(spec, s.specs[name]) {
-			errs = append(errs, s.singles()[name].Reconfigure(ctx, spec))
-			s.specs[name] = spec
+	for _, name := range names {
+		if err := s.singles()[name].Reconfigure(ctx, s.specs[name]); err != nil {
+			errs = append(errs, fmt.Errorf("give the %s its old configuration back: %w", name, err))
+			s.specs[name] = stage.Spec{} // neither: the next reload has to set it
 		}
 	}
+	return errors.Join(errs...)
+}
+
+func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	old := s.builders
 	s.builders = nil
-	for _, b := range pl.builders {
+	for _, b := range builders {
 		i := slices.IndexFunc(old, func(have *builder) bool { return have.same(b) })
 		if i >= 0 {
 			b.sup, b.life = old[i].sup, old[i].life
@@ -226,10 +262,6 @@ func (s *stages) apply(ctx context.Context, pl plan, o stage.Options) error {
 	for _, b := range old {
 		s.ending.Go(func() { s.lives.end(b.life) }) // its builds may end first
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return stage.Prune(s.k.site.state, pl.specs()...)
 }
 
 // builderFor gives the first builder whose patterns fit a page.

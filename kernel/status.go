@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/control"
@@ -12,9 +14,10 @@ import (
 
 // view is a snapshot of a page for others than its own goroutine.
 type view struct {
-	page    control.Page
-	current *instance
-	leaving []*instance
+	page      control.Page
+	current   *instance
+	leaving   []*instance
+	artifacts []string // of what runs or is being started
 }
 
 func (v *view) instances() []*instance {
@@ -27,12 +30,18 @@ func (v *view) instances() []*instance {
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
 	v := &view{current: p.current, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.problem, Crashes: p.crashes}}
+		State: p.state(), Error: p.trouble(), Crashes: p.crashes}}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
 	if p.current != nil {
 		v.page.Release = p.current.release.ID
+	}
+	for _, inst := range v.instances() {
+		v.artifacts = append(v.artifacts, inst.release.Artifact)
+	}
+	if p.candidate != nil {
+		v.artifacts = append(v.artifacts, p.candidate.release.Artifact)
 	}
 	if b := p.built; b != nil {
 		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
@@ -52,12 +61,17 @@ func (p *page) state() string {
 		return serving
 	case p.building != nil:
 		return "building"
-	case p.candidate != nil && (p.problem == "" || p.candidate.why == restart && p.failures < 3):
+	case p.candidate != nil && (p.trouble() == "" || p.candidate.why == restart && p.failures < 3):
 		return "starting"
-	case p.problem != "":
+	case p.trouble() != "":
 		return "failed"
 	}
 	return "waiting"
+}
+
+// trouble is all that is wrong with the page.
+func (p *page) trouble() string {
+	return strings.Join(slices.DeleteFunc([]string{p.stale, p.problem}, func(s string) bool { return s == "" }), "\n")
 }
 
 // Status is a snapshot of everything.
@@ -143,7 +157,9 @@ func (k *Kernel) showProgress(ctx context.Context) error {
 		changed := k.progress.changed()
 		done, total, text := k.startProgress()
 		if done {
-			k.state.Store(ptr("serving"))
+			if s := k.state.Load(); *s == "starting" {
+				k.state.CompareAndSwap(s, ptr(serving)) // not when stopping has begun
+			}
 			k.log.Info("ready", "pages", total, "after", time.Since(k.started).Round(time.Millisecond))
 			return nil
 		}

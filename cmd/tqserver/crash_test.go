@@ -23,7 +23,7 @@ func TestWorkerKilledUnderLoad(t *testing.T) {
 	s.start()
 	clients := everyKind("/")[:4]
 	l := s.startLoad(clients, nil)
-	const kills = 10
+	const kills = 7
 	for range kills {
 		pid := s.page("index").Workers[0].PID
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {

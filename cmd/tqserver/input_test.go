@@ -70,6 +70,7 @@ func TestBadConfigurationAtReload(t *testing.T) {
 		"empty":           {"", "config/server.yaml:"},
 		"unknown key":     {string(good) + "serverr: {}\n", `"serverr"`},
 		"other port":      {strings.Replace(string(good), fmt.Sprint(s.port), "1", 1), "server.port"},
+		"restart only":    {string(good) + "plugins: {defaults: {rpc_timeout_ms: 9999}}\n", "plugins.defaults"},
 		"plugin's config": {string(good) + "plugins:\n  checker: {config: {intervall_ms: 5}}\n", "intervall_ms"},
 		"no pages":        {string(good) + "pages: {directory: nowhere}\n", "nowhere does not exist"},
 	} {
@@ -83,6 +84,9 @@ func TestBadConfigurationAtReload(t *testing.T) {
 			})
 			if _, stderr, err := s.run("--config", "config/server.yaml", "reload"); err == nil && c.yaml != "" {
 				t.Errorf("reload: no error: %s", stderr)
+			}
+			if out, stderr, err := s.run("status"); err != nil || !strings.Contains(out, "reload") || !strings.Contains(out, c.want) {
+				t.Errorf("status: %v\n%s%s", err, out, stderr)
 			}
 			if status, body, err := s.get("/"); status != 200 || strings.TrimSpace(body) != "1" {
 				t.Errorf("the page answers %d %q, %v", status, body, err)

@@ -74,13 +74,17 @@ func (a *app) asJSON(cmd *cobra.Command) *cobra.Command {
 // load reads the configuration that the flags name.
 func (a *app) load() (*config.Config, error) { return config.Open(a.config) }
 
-// running finds the server of the site.
+// running finds the server of the site. A configuration that is broken by now does not hide one that was started
+// with the default state directory.
 func (a *app) running() (*control.Client, error) {
 	c, err := a.load()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return control.Find(c.Server.StateDir)
 	}
-	return control.Find(c.Server.StateDir)
+	if client, findErr := control.Find(config.Default().Server.StateDir); findErr == nil {
+		return client, nil
+	}
+	return nil, err
 }
 
 // oldFlags lets -config and -quiet be written with one dash.

@@ -95,6 +95,9 @@ func (a *app) pluginRows(cmd *cobra.Command) (rows []pluginRow, err error) {
 	if client, err := a.running(); err == nil {
 		if s, err := client.Status(cmd.Context()); err == nil {
 			for _, p := range s.Stages {
+				if p.State == "running" {
+					p.Error = "" // of an earlier instance
+				}
 				rows = append(rows, pluginRow{p.Stage, p.Plugin, p.Version, p.State, p.Restarts, p.Error})
 			}
 			return rows, nil

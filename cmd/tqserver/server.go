@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tqserver/tqserver/kernel"
 	"github.com/tqserver/tqserver/kernel/control"
 )
 
@@ -50,22 +51,28 @@ func newStop(a *app) *cobra.Command {
 			if err := client.Stop(cmd.Context()); err != nil {
 				return err
 			}
-			return awaitEnd(cmd.Context(), client, cmd.ErrOrStderr())
+			return awaitEnd(cmd.Context(), client.PID, kernel.Lock(client.StateDir), cmd.ErrOrStderr())
 		},
 	}
 }
 
-// awaitEnd waits until the server's process is gone, and tells why it takes long.
-func awaitEnd(ctx context.Context, client *control.Client, w io.Writer) error {
+// awaitEnd waits until the server has given its lock back, and tells why it takes long. A process that has ended may
+// be seen for longer than that, when its parent is slow to ask for it.
+func awaitEnd(ctx context.Context, pid int, lock string, w io.Writer) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for start, told := time.Now(), false; ; {
-		if errors.Is(syscall.Kill(client.PID, 0), syscall.ESRCH) {
+		f, err := os.Open(lock)
+		if err != nil {
+			return fmt.Errorf("wait for the end of the server: %w", err)
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+		if _ = f.Close(); err == nil {
 			return nil
 		}
 		if !told && time.Since(start) > 2*time.Second {
 			told = true
-			fmt.Fprintf(w, "waiting for requests in flight (a second SIGTERM to pid %d hurries) …\n", client.PID)
+			fmt.Fprintf(w, "waiting for requests in flight (a second SIGTERM to pid %d hurries) …\n", pid)
 		}
 		select {
 		case <-tick.C:

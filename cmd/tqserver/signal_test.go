@@ -28,6 +28,15 @@ func TestHangupReloads(t *testing.T) {
 	}
 	s.awaitBody("/", "5")
 	s.awaitBody("/b", "two")
+	s.configure("log_level: debug", "default: {go_max_procs: 5}", "")
+	if _, stderr, err := s.run("reload"); err != nil {
+		t.Errorf("reload: %v: %s", err, stderr)
+	}
+	s.write("pages/b/main.go", textPage("three"))
+	if _, stderr, err := s.run("reload"); err != nil {
+		t.Errorf("reload: %v: %s", err, stderr)
+	}
+	s.awaitLog("[DEBUG]")
 	_ = syscall.Kill(watcher, syscall.SIGCONT)
 }
 

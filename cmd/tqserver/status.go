@@ -100,17 +100,21 @@ func showPage(t *table, p control.Page) {
 	if p.Error != "" && p.State == "serving" {
 		state = "serving, see below"
 	}
+	if p.Crashes > 0 {
+		state += fmt.Sprintf(" (%d crashes)", p.Crashes)
+	}
 	if p.Held > 0 {
 		state += fmt.Sprintf(" (%d waiting)", p.Held)
 	}
 	if len(p.Workers) == 0 {
 		t.row(p.Name, p.Host+p.Route, state, "-", "-", "-", "-", "-", "-", buildNote(p.Build))
 	}
-	for i, w := range p.Workers {
-		if i > 0 || p.State != "serving" {
-			state = w.State
+	build := buildNote(p.Build)
+	for _, w := range p.Workers {
+		if w.State != "serving" {
+			state, build = w.State, "-"
 		}
-		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, buildNote(p.Build))
+		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, build)
 	}
 }
 
@@ -142,7 +146,7 @@ func showProblems(t *table, s control.Status) {
 		}
 		if p.Build != nil && !p.Build.OK && len(p.Build.Diagnostics) > 1 { // the first one is in the error
 			for _, d := range p.Build.Diagnostics[1:] {
-				add("page "+p.Name, d.String())
+				add("page "+p.Name, strings.TrimPrefix(d.String(), s.Root+"/"))
 			}
 		}
 	}

@@ -32,7 +32,8 @@ type Address struct {
 // Client speaks to a running kernel. It is safe for concurrent use.
 type Client struct {
 	Address
-	http *http.Client
+	StateDir string // of the site
+	http     *http.Client
 }
 
 // Find reads the note in a site's state directory. ErrNotRunning is the error when there is none.
@@ -51,7 +52,7 @@ func Find(stateDir string) (*Client, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", a.Socket)
 	}
-	return &Client{a, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+	return &Client{a, stateDir, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
 }
 
 // Status asks for a snapshot.

@@ -38,14 +38,20 @@ func Listen(path string) (net.Listener, error) {
 func Serve(ctx context.Context, lis net.Listener, k Kernel) error {
 	srv := &http.Server{Handler: handler(k), ReadHeaderTimeout: 5 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(bounded) != nil {
 			_ = srv.Close()
 		}
 	})
-	defer stop()
+	defer func() {
+		if !stop() {
+			<-ended // the answers under way are out
+		}
+	}()
 	if err := srv.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve control socket: %w", err)
 	}

@@ -153,7 +153,11 @@ func report() {
 	var inheritable []string
 	for _, fd := range fds {
 		info, err := os.ReadFile("/proc/self/fdinfo/" + filepath.Base(fd))
-		if err == nil && !strings.Contains(string(info), "flags:\t02") { // O_CLOEXEC: this program's own
+		var pos, flags int64
+		if err == nil {
+			_, err = fmt.Sscanf(string(info), "pos:\t%d\nflags:\t%o", &pos, &flags)
+		}
+		if err == nil && flags&syscall.O_CLOEXEC == 0 { // else it is this program's own
 			inheritable = append(inheritable, filepath.Base(fd))
 		}
 	}

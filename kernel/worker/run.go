@@ -15,19 +15,40 @@ import (
 
 type pipe struct{ r, w *os.File }
 
+// pipes connect the kernel, at the ends r, with the worker, at the ends w. The one that tells of readiness goes both
+// ways: see Retire.
 type pipes struct{ stdout, stderr, ready pipe }
 
-func openPipes() (*pipes, error) {
-	p := &pipes{}
-	for _, one := range []*pipe{&p.stdout, &p.stderr, &p.ready} {
-		var err error
-		if one.r, one.w, err = os.Pipe(); err != nil {
-			p.closeReaders()
-			p.closeWriters()
-			return nil, err
+func openPipes() (p *pipes, err error) {
+	p = &pipes{}
+	if p.stdout.r, p.stdout.w, err = os.Pipe(); err == nil {
+		if p.stderr.r, p.stderr.w, err = os.Pipe(); err == nil {
+			p.ready, err = socketPair()
 		}
 	}
+	if err != nil {
+		p.closeReaders()
+		p.closeWriters()
+		return nil, err
+	}
 	return p, nil
+}
+
+// socketPair gives a pipe for both directions. The kernel's end takes deadlines; the worker's end blocks, as a program
+// expects of what it inherits.
+func socketPair() (pipe, error) {
+	syscall.ForkLock.RLock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return pipe{}, os.NewSyscallError("socketpair", err)
+	}
+	err = os.NewSyscallError("setnonblock", syscall.SetNonblock(fds[0], true))
+	return pipe{os.NewFile(uintptr(fds[0]), "readiness"), os.NewFile(uintptr(fds[1]), "readiness")}, err
 }
 
 // closeReaders, like closeWriters, passes over what is closed or was never opened: Close says so and does nothing.

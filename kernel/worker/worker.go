@@ -80,6 +80,7 @@ type Worker struct {
 	started time.Time
 	tail    tail
 
+	ready     *os.File      // the kernel's end: Retire writes to it
 	said      chan struct{} // closed by the byte that says ready
 	done      chan struct{} // closed when the process has ended
 	delivered chan struct{} // closed when no goroutine of the worker is left
@@ -115,10 +116,16 @@ func Start(spec Spec) (*Worker, error) {
 	}
 	w := &Worker{
 		spec: spec, cmd: cmd, pid: cmd.Process.Pid, started: time.Now(),
-		said: make(chan struct{}), done: make(chan struct{}), delivered: make(chan struct{}), killed: make(chan struct{}),
+		ready: p.ready.r, said: make(chan struct{}), done: make(chan struct{}), delivered: make(chan struct{}), killed: make(chan struct{}),
 	}
 	go w.run(p)
 	return w, nil
+}
+
+// Retire tells a worker that uses the SDK that it gets no further requests, so that handlers that would stay open for
+// ever (server-sent events, WebSockets) can end. Requests in flight go on; other programs do not notice.
+func (w *Worker) Retire() {
+	_, _ = w.ready.Write([]byte{'0'}) // a worker that has closed its end does not listen
 }
 
 // ID returns the ID of the Spec.

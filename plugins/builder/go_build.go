@@ -147,6 +147,10 @@ func (b *build) changed(temp string) bool {
 	return false
 }
 
+// toolGC lets go, compiler and linker collect garbage less often than they do of themselves: a tenth of the time of a
+// small page's build, for a heap that stays in proportion to what they use.
+const toolGC = "400"
+
 // compile runs go build. The fault is what is wrong with the source.
 func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
 	path, err := b.config.goPath()
@@ -155,7 +159,7 @@ func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnosti
 	}
 	out := output{line: func(line string) { b.event(sdk.Event{Log: line}) }}
 	work := filepath.Join(temp, "work") // of go, compiler and linker: gone with temp also when they are killed
-	env := append([]string{"GOTMPDIR=" + work, "TMPDIR=" + work}, b.plan.cgoSettings(nil)[0])
+	env := append([]string{"GOTMPDIR=" + work, "TMPDIR=" + work, "GOGC=" + toolGC}, b.plan.cgoSettings(nil)[0])
 	args := append([]string{"build", "-o", filepath.Join(temp, "release", binaryName)}, b.config.buildFlags()...)
 	err = run(ctx, path, b.job.Source, env, &out, &out, append(args, ".")...)
 	text := out.close()

@@ -10,13 +10,17 @@ func TestBurst(t *testing.T) {
 	for name, c := range map[string]struct {
 		quiet, gap time.Duration
 		events     int
+		files      int
 		want       time.Duration // after the first event
 	}{
-		"one event":            {50 * time.Millisecond, 0, 1, 50 * time.Millisecond},
-		"quiet after the last": {50 * time.Millisecond, 40 * time.Millisecond, 3, 130 * time.Millisecond},
-		"never longer than 10": {100 * time.Millisecond, 90 * time.Millisecond, 50, 1000 * time.Millisecond},
-		"500 ms at least":      {10 * time.Millisecond, 9 * time.Millisecond, 100, 500 * time.Millisecond},
-		"at once":              {0, 0, 1, 0},
+		"one save":             {50 * time.Millisecond, 0, 1, 1, 10 * time.Millisecond},
+		"a slow save":          {50 * time.Millisecond, 9 * time.Millisecond, 3, 1, 28 * time.Millisecond},
+		"two files":            {50 * time.Millisecond, 9 * time.Millisecond, 2, 2, 19 * time.Millisecond},
+		"quiet after the last": {50 * time.Millisecond, 9 * time.Millisecond, 3, 3, 68 * time.Millisecond},
+		"never longer than 10": {100 * time.Millisecond, 19 * time.Millisecond, 500, 3, 1000 * time.Millisecond},
+		"500 ms at least":      {10 * time.Millisecond, time.Millisecond, 1000, 3, 500 * time.Millisecond},
+		"at once":              {0, 0, 1, 1, 0},
+		"many at once":         {50 * time.Millisecond, 0, 1, 0, 50 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -25,7 +29,7 @@ func TestBurst(t *testing.T) {
 				begin := time.Now()
 				var took time.Duration
 				for i := range c.events {
-					b.note()
+					b.note(fileName(i, c.files))
 					if i == c.events-1 {
 						<-b.timer.C
 						took = time.Since(begin)
@@ -44,12 +48,20 @@ func TestBurst(t *testing.T) {
 				}
 				b.reset()
 				again := time.Now()
-				b.note()
+				b.note("one")
 				<-b.timer.C
-				if d := time.Since(again); d != c.quiet {
-					t.Errorf("the next burst took %v, want %v", d, c.quiet)
+				if d := time.Since(again); d != c.quiet/smallShare {
+					t.Errorf("the next burst took %v, want %v", d, c.quiet/smallShare)
 				}
 			})
 		})
 	}
+}
+
+// fileName gives the i-th event's file, of so many; "" when it is of all.
+func fileName(i, files int) string {
+	if files == 0 {
+		return ""
+	}
+	return string(rune('a' + i%files))
 }

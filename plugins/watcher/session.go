@@ -122,21 +122,21 @@ func (s *session) note(f found) {
 	if s.scope == nil {
 		return
 	}
-	useful := f.lost
 	s.lost = s.lost || f.lost
+	if f.lost || len(f.points) > 0 {
+		s.burst.note("")
+	}
 	for path, op := range f.events {
-		useful = s.noteEvent(path, op) || useful
+		if s.noteEvent(path, op) {
+			s.burst.note(path)
+		}
 	}
 	for path := range f.points {
-		useful = true
 		if s.scope.anchor(path) {
 			s.anew[path] = true
 		} else {
 			s.dirty[filepath.Dir(path)], s.forced[path] = true, true
 		}
-	}
-	if useful {
-		s.burst.note()
 	}
 }
 

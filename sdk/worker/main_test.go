@@ -139,16 +139,13 @@ type process struct {
 // launch starts a page; env overrides what the kernel would set.
 func launch(t *testing.T, page string, env ...string) *process {
 	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, w := socketPair(t)
 	p := &process{cmd: exec.Command(os.Args[0]), port: freePort(t), ready: r, exited: make(chan error, 1)}
 	p.cmd.Env = append([]string{"TEST_PAGE=" + page, "GORACE=atexit_sleep_ms=0", "TQ_READY_FD=3", "TQ_ROUTE=/test",
 		"TQ_SHUTDOWN_GRACE_PERIOD_MS=30000", "TQ_PORT=" + strconv.Itoa(p.port)}, env...)
 	p.cmd.ExtraFiles = []*os.File{w}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	err = p.cmd.Start()
+	err := p.cmd.Start()
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -162,6 +159,24 @@ func launch(t *testing.T, page string, env ...string) *process {
 		r.Close()
 	})
 	return p
+}
+
+// socketPair is what the kernel gives a worker to tell of its readiness.
+func socketPair(t *testing.T) (kernel, worker *os.File) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		syscall.CloseOnExec(fd)
+	}
+	if err := syscall.SetNonblock(fds[0], true); err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "kernel's end"), os.NewFile(uintptr(fds[1]), "worker's end")
 }
 
 // serve launches a page and waits for its readiness byte.

@@ -23,8 +23,9 @@ func TestReadyOnceListening(t *testing.T) {
 	if lines.Scan(); lines.Text() != "hello" {
 		t.Errorf("GET / = %d %q, want hello", res.StatusCode, lines.Text())
 	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
 	if rest, err := io.ReadAll(p.ready); err != nil || len(rest) != 0 {
-		t.Errorf("after the byte the pipe gave %q, %v; want it closed", rest, err)
+		t.Errorf("after the byte came %q, %v; want one byte in all", rest, err)
 	}
 }
 
@@ -180,6 +181,51 @@ func TestStreamFlowsAndEndsOnDone(t *testing.T) {
 	}
 	if err := p.wait(t); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStreamEndsWhenRetired: told that it gets no further requests, the page ends its streams and serves on what it has.
+func TestStreamEndsWhenRetired(t *testing.T) {
+	t.Parallel()
+	p := serve(t, "serve")
+	_, slow := p.get(t, "/slow")
+	_, lines := p.get(t, "/stream")
+	wantLine(t, lines, "data: 1")
+	if _, err := p.ready.Write([]byte{'0'}); err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, lines, "data: bye")
+	for lines.Scan() {
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("stream was cut: %v", err)
+	}
+	wantLine(t, slow, "end")
+	res, late := p.get(t, "/")
+	if late.Scan(); late.Text() != "hello" {
+		t.Errorf("GET / after it = %d %q, want hello: the page lives until it is told to end", res.StatusCode, late.Text())
+	}
+}
+
+// TestPlainPipeIsEnough: a kernel that gives a pipe, which has one direction, gets its byte.
+func TestPlainPipeIsEnough(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rt := &Runtime{ready: w}
+	release, err := rt.announce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if said, err := io.ReadAll(r); err != nil || string(said) != "1" {
+		t.Errorf("the kernel read %q, %v", said, err)
+	}
+	if rt.stopping() {
+		t.Error("the end of a pipe is taken for the kernel's word")
 	}
 }
 

@@ -22,6 +22,9 @@ func takeReadyPipe() (*os.File, error) {
 		return nil, malformed(name, value, form)
 	}
 	syscall.CloseOnExec(fd)
+	if err := syscall.SetNonblock(fd, true); err != nil { // so that closing it ends a read
+		return nil, fmt.Errorf("worker: prepare the pipe of %s: %w", name, err)
+	}
 	return os.NewFile(uintptr(fd), "readiness pipe"), nil
 }
 
@@ -34,16 +37,25 @@ func isPipe(fd int) bool {
 	return kind == syscall.S_IFIFO || kind == syscall.S_IFSOCK
 }
 
-// announce writes the one byte that the kernel waits for and closes the pipe.
-func (r *Runtime) announce() error {
+// announce writes the one byte that the kernel waits for. A byte that comes
+// back, later, says that the worker gets no further requests: Done is closed.
+// The result ends the waiting for it.
+func (r *Runtime) announce() (release func(), err error) {
 	if r.ready == nil {
-		return nil
+		return func() {}, nil
 	}
-	_, err := r.ready.Write([]byte{'1'})
-	r.ready.Close()
+	pipe := r.ready
 	r.ready = nil
-	if err != nil {
-		return fmt.Errorf("worker: tell tqserver that page %s is ready: %w", r.Route, err)
+	if _, err := pipe.Write([]byte{'1'}); err != nil {
+		pipe.Close()
+		return nil, fmt.Errorf("worker: tell tqserver that page %s is ready: %w", r.Route, err)
 	}
-	return nil
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if n, _ := pipe.Read(make([]byte, 1)); n == 1 {
+			r.stop()
+		}
+	}()
+	return func() { pipe.Close(); <-ended }, nil
 }

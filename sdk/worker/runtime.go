@@ -119,10 +119,12 @@ func (r *Runtime) StartServer(handler http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("worker: listen for page %s: %w", r.Route, err)
 	}
-	if err := r.announce(); err != nil {
+	release, err := r.announce()
+	if err != nil {
 		listener.Close()
 		return err
 	}
+	defer release()
 	server := r.server(handler)
 	defer server.Close()
 	served := make(chan error, 1)
@@ -152,9 +154,10 @@ func (r *Runtime) ShouldShutdown() bool {
 	return r.MaxRequests > 0 && r.requests.Load() >= int64(r.MaxRequests)
 }
 
-// Done is closed when the worker has been told to stop. Handlers that stay open
-// (server-sent events, WebSockets) should return then, so that their clients
-// reconnect to the next release at once; the others can ignore it.
+// Done is closed when the worker gets no further requests: a newer release has
+// taken over, or it has been told to stop. Handlers that stay open (server-sent
+// events, WebSockets) should return then, so that their clients reconnect to
+// the next release at once; the others can ignore it.
 func (r *Runtime) Done() <-chan struct{} {
 	r.doneOnce.Do(func() { r.done = make(chan struct{}) })
 	return r.done

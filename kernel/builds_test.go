@@ -1,0 +1,140 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/stage"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// A page that brings the builder down with each build gives up, and says so.
+func TestBuildThatKillsTheBuilder(t *testing.T) {
+	k := testKernel(t)
+	limits := config.Default().Plugins
+	limits.Restart.Initial, limits.Restart.Max = 10*time.Millisecond, 10*time.Millisecond
+	limits.Restart.Budget = 100
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := stage.Spec{Stage: "builder", Name: "dying", Path: self, Dir: k.site.root, Env: []string{"KERNEL_TEST_PLUGIN=1"}}
+	runtime, err := os.MkdirTemp("", "tq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(runtime)
+	sup := stage.New(spec, stage.Options{RuntimeDir: runtime, Log: hclog.NewNullLogger(), Limits: limits})
+	k.stages.builders = []*builder{{spec: spec, sup: sup}}
+	lives := newLives()
+	lives.start(context.Background(), "builder", sup.Run)
+	defer lives.end("builder")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = k.build(ctx, sdk.Job{Page: "a", Dir: k.site.root, Source: k.site.root})
+	if ctx.Err() != nil || err == nil || !strings.Contains(err.Error(), "3 times in a row") {
+		t.Errorf("build: %v, state %s: %s", err, sup.Status().State, sup.Status().LastError)
+	}
+}
+
+// Whether an artifact lies in its place is asked of the place that the build was given, not of one that a reload has
+// set meanwhile.
+func TestArtifactIsCheckedAgainstItsJob(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "r", "page")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sum, err := fileSum(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := &buildReport{result: sdk.Result{OK: true, Release: "r", Artifact: file, SHA256: sum}}
+	if err := checkArtifact(dir, report); err != nil {
+		t.Error(err)
+	}
+	if err := checkArtifact(filepath.Join(dir, "other"), report); err == nil || !strings.Contains(err.Error(), "outside of") {
+		t.Errorf("artifact elsewhere: %v", err)
+	}
+}
+
+// However short the age limit is, nothing is removed that runs, starts, is the last good one or is being made.
+func TestCleanKeepsWhatIsNeeded(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) { c.Workers.BinaryMaxAge = 0 })
+	make := func(name string, age time.Duration) release {
+		dir := filepath.Join(*k.site.releases.Load(), name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(dir, at, at); err != nil {
+			t.Fatal(err)
+		}
+		return release{ID: name, Artifact: filepath.Join(dir, "page")}
+	}
+	p := testPage(t, k, "a")
+	make("old", time.Hour)
+	make("new", time.Second)
+	make(".tmp-build", time.Hour)
+	k.good.set("a", make("good", time.Hour))
+	p.start(make("starting", time.Hour), restart, time.Hour)
+	p.publish()
+	k.cleanOnce(time.Now())
+	entries, err := os.ReadDir(*k.site.releases.Load())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if got := strings.Join(left, " "); got != ".tmp-build good new starting" {
+		t.Errorf("left are %s", got)
+	}
+}
+
+// The table of an earlier run answers no tree of this one.
+func TestLastTableAnswersNothing(t *testing.T) {
+	k := testKernel(t)
+	if err := saveJSON(k.site.path("routes.json"), sdk.Table{Epoch: "x", Version: 9, Revision: 500, AllowEmpty: true}); err != nil {
+		t.Fatal(err)
+	}
+	k.lastTable()
+	if !k.routes.loaded() {
+		t.Fatal("the last table is not in force")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	revision := k.routes.resolve()
+	k.routes.resolved(ctx, revision)
+	if k.routes.revision >= revision {
+		t.Errorf("tree %d counts as answered, by a table of revision %d", revision, k.routes.revision)
+	}
+}
+
+// A reload of server.log_level is for the console, too.
+func TestLogLevelOfTheConsole(t *testing.T) {
+	k := testKernel(t)
+	var out bytes.Buffer
+	k.console = newConsole(&out, false)
+	k.log = newLogger(k)
+	k.log.Debug("before")
+	k.setLevel("debug")
+	k.log.Debug("after")
+	k.setLevel("error")
+	k.log.Info("at last")
+	if got := out.String(); strings.Contains(got, "before") || !strings.Contains(got, "after") || strings.Contains(got, "at last") {
+		t.Errorf("the console shows %q", got)
+	}
+}

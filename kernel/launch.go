@@ -1,0 +1,119 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/kernel/spool"
+	"github.com/tqserver/tqserver/kernel/worker"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// launch starts a worker and waits until it is ready. On an error nothing of it is left.
+func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route, settings config.Worker, delay time.Duration) (*instance, error) {
+	if err := sleep(ctx, delay); err != nil {
+		return nil, err
+	}
+	lease, err := p.k.ports.Lease(p.name)
+	if err != nil {
+		return nil, err
+	}
+	workers := p.k.config().Workers
+	inst := &instance{id: id, release: r, route: route, settings: settings, lease: lease}
+	inst.worker, err = worker.Start(p.spec(inst, workers))
+	if err != nil {
+		lease.Release()
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	readyCtx, cancel := context.WithTimeout(ctx, workers.ReadyTimeout)
+	defer cancel()
+	if err := inst.worker.Ready(readyCtx); err != nil {
+		inst.close(0)
+		if readyCtx.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("not ready within %v (workers.ready_timeout_ms): %w", workers.ReadyTimeout, err)
+		}
+		return nil, err
+	}
+	if err := inst.stay(ctx, workers.StartupDelay); err != nil {
+		inst.close(workers.ShutdownGracePeriod)
+		return nil, err
+	}
+	inst.endpoint = p.endpoint(inst)
+	return inst, nil
+}
+
+func (p *page) spec(inst *instance, workers config.Workers) worker.Spec {
+	s := inst.settings
+	return worker.Spec{
+		ID: inst.id, Page: p.name, Route: inst.route.Path, PageDir: inst.route.Dir, Release: inst.release.ID,
+		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.lease.Port(), Env: p.k.workerEnv(s.Env, inst.release.Env),
+		GoMaxProcs: s.GoMaxProcs, MaxRequests: s.MaxRequests, GoMemLimit: s.GoMemLimit,
+		ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, Grace: workers.ShutdownGracePeriod,
+		LogFile: p.logFile(s, time.Now()),
+		Output:  p.output(inst),
+	}
+}
+
+// logFile fills the template for the worker's own eyes; "" when the log is off.
+func (p *page) logFile(s config.Worker, t time.Time) string {
+	if s.LogFile == "" {
+		return ""
+	}
+	return strings.NewReplacer("{path}", p.name, "{date}", t.Format(time.DateOnly)).Replace(p.k.site.abs(s.LogFile))
+}
+
+// output sends a worker's lines to its log.
+func (p *page) output(inst *instance) func(worker.Stream, time.Time, []byte) {
+	h := spool.Header{Stream: p.name, Page: p.name, Release: inst.release.ID, Worker: inst.id}
+	if inst.settings.LogFile != "" {
+		h.File = p.k.site.abs(inst.settings.LogFile)
+	}
+	return func(stream worker.Stream, t time.Time, line []byte) {
+		source := sdk.Stdout
+		if stream == worker.Stderr {
+			source = sdk.Stderr
+		}
+		p.k.spool.Append(h, sdk.Line{Time: t, Source: source, Text: line})
+		p.k.console.worker(p.name, line)
+	}
+}
+
+func (p *page) endpoint(inst *instance) *proxy.Endpoint {
+	s := inst.settings
+	return proxy.NewEndpoint(proxy.EndpointOptions{
+		Addr: inst.addr(), Page: p.name, Release: inst.release.ID, Worker: inst.id,
+		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxRequests: uint64(s.MaxRequests),
+		OnLimit:       func() { p.post(func() { p.spent(inst) }) },
+		OnUnreachable: func(err error) { p.post(func() { p.unreachable(inst, err) }) },
+	})
+}
+
+// sameSettings tells whether a worker started with a would be the same as one started with b.
+func sameSettings(a, b config.Worker) bool {
+	ea, eb := a.Env, b.Env
+	a.Env, b.Env = nil, nil
+	same := func(x, y *string) bool { return (x == nil) == (y == nil) && (x == nil || *x == *y) }
+	return fmt.Sprint(a) == fmt.Sprint(b) && maps.EqualFunc(ea, eb, same)
+}
+
+// workerEnv resolves the `env:` of the configuration and what the builder asks for.
+func (k *Kernel) workerEnv(env map[string]*string, more map[string]string) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if v := env[name]; v != nil {
+			out = append(out, name+"="+*v)
+		} else if v, ok := k.lookupEnv(name); ok {
+			out = append(out, name+"="+v)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		out = append(out, name+"="+more[name])
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/goleak"
+
+	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/port"
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/kernel/spool"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// TestMain lets the test binary be a worker, too.
+func TestMain(m *testing.M) {
+	if mode := os.Getenv("KERNEL_TEST_WORKER"); mode != "" {
+		beWorker(mode)
+		return
+	}
+	if os.Getenv("KERNEL_TEST_PLUGIN") != "" {
+		sdk.Serve("dying", "1", dyingBuilder{})
+		return
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/tqserver/tqserver/kernel/process.starter"))
+}
+
+// dyingBuilder is brought down by every build.
+type dyingBuilder struct{}
+
+func (dyingBuilder) Build(context.Context, sdk.Job, func(sdk.Event)) (sdk.Result, error) {
+	os.Exit(7)
+	return sdk.Result{}, nil
+}
+
+// beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready.
+func beWorker(mode string) {
+	switch mode {
+	case "fail":
+		fmt.Fprintln(os.Stderr, "cannot go on")
+		os.Exit(3)
+	case "mute":
+		time.Sleep(time.Hour)
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("TQ_PORT"))
+	if err != nil {
+		os.Exit(4)
+	}
+	if mode == "brief" {
+		time.AfterFunc(200*time.Millisecond, func() { os.Exit(5) })
+	}
+	_, _ = os.NewFile(3, "ready").Write([]byte{1})
+	_ = http.Serve(lis, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+		fmt.Fprintln(w, mode)
+	}))
+}
+
+// testKernel is a kernel without plugins, whose pages the test drives itself.
+func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
+	t.Helper()
+	root := t.TempDir()
+	c := config.Default()
+	c.Workers.PortRangeStart, c.Workers.PortRangeEnd = freePorts(t)
+	for _, f := range change {
+		f(c)
+	}
+	up, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	k := &Kernel{up: up, stop: stop, started: time.Now()}
+	k.cut, k.cutNow = context.WithCancel(context.Background())
+	t.Cleanup(k.cutNow)
+	k.cfg.Store(c)
+	k.state.Store(ptr("starting"))
+	k.site = &site{root: root, state: root, run: root}
+	k.site.releases.Store(ptr(filepath.Join(root, "bin")))
+	if err := os.Mkdir(filepath.Join(root, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if k.spool, err = spool.New(spool.Options{Dir: root, Log: t.Logf}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.spool.Close() })
+	k.console = newConsole(nil, false)
+	k.log = hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Off})
+	k.ports = port.NewPool(c.Workers.PortRangeStart, c.Workers.PortRangeEnd)
+	k.good = loadGoodReleases(k.site.path("releases.json"))
+	k.routes, k.files = newRoutes(), newFiles(k)
+	k.proxy = proxy.New(proxy.Options{})
+	k.stages = &stages{k: k}
+	return k
+}
+
+// freePorts finds a few neighbouring ports on which nothing listens.
+func freePorts(t *testing.T) (start, end int) {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	start = min(lis.Addr().(*net.TCPAddr).Port, 65500)
+	return start, start + 20
+}
+
+// testPage is a page whose mail the test handles. At the end it is taken down.
+func testPage(t *testing.T, k *Kernel, name string) *page {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	dir := k.site.abs("pages/" + name)
+	p := newPage(ctx, k, sdk.Route{Page: name, Path: "/" + name, Dir: dir, Source: dir})
+	k.routes.pages[name], k.routes.cancels[name] = p, cancel
+	t.Cleanup(func() { cancel(); p.takeDown() })
+	return p
+}
+
+// until handles the page's mail until ok.
+func (p *page) until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	late := time.After(15 * time.Second)
+	for !ok() {
+		select {
+		case <-p.mail.wake:
+			p.handle()
+		case <-late:
+			t.Fatalf("waited for %s in vain: state %s, error %q", what, p.state(), p.trouble())
+		}
+	}
+}
+
+// testRelease is a release that runs this test binary as a worker.
+func testRelease(t *testing.T, id, mode string) release {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return release{ID: id, Artifact: self, Argv: []string{self}, Env: map[string]string{"KERNEL_TEST_WORKER": mode}}
+}
+
+// builtAs is the report of a build that made r.
+func builtAs(r release, inputs ...sdk.Input) *buildReport {
+	return &buildReport{at: time.Now(), result: sdk.Result{OK: true, Release: r.ID, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env, Inputs: inputs}}
+}
+
+// serveRelease makes a release live, as a save does.
+func (p *page) serveRelease(t *testing.T, r release) {
+	t.Helper()
+	p.changedAt = time.Now()
+	p.releaseBuilt(builtAs(r), nil)
+	p.until(t, "release "+r.ID, func() bool { return p.current != nil && p.current.release.ID == r.ID && p.candidate == nil })
+}
