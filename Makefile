@@ -16,7 +16,7 @@ run: build ## serve pages/ on http://localhost:8080
 
 test: vet browser ## all tests, race detector on
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
-	$(GO) test -race -count=1 ./...
+	$(GO) test -race -count=1 -timeout 40m ./...
 
 bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in less than 10 minutes
 	$(GO) test -tags bench -count=1 -timeout 10m -v -run '^TestBenchmarks$$' ./cmd/tqserver
