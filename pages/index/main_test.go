@@ -113,9 +113,11 @@ func TestFindPages(t *testing.T) {
 		".git/main.go":            "package main\n",
 		"api/testdata/x/main.go":  "package main\n",
 		"shop/public/gen/main.go": "package main\n",
+		"blog/index/main.go":      "package main\n",
+		"internal/gen/main.go":    "package main\n",
 		"notes.txt":               "package main\n",
 	})
-	want := []page{{"/", "Start."}, {"/api", ""}, {"/api/users", "Users of the API."}}
+	want := []page{{"/", "Start."}, {"/api", ""}, {"/api/users", "Users of the API."}, {"/blog", ""}}
 	if got := findPages(filepath.Dir(runtime.PageDir)); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("found %v, want %v", got, want)
 	}

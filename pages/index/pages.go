@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,19 +37,21 @@ func findPages(root string) []page {
 
 func ignored(name string) bool {
 	switch name {
-	case "testdata", "vendor", "node_modules", "public":
+	case "internal", "testdata", "vendor", "node_modules", "public":
 		return true
 	}
 	return strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_")
 }
 
-// route is the place of dir below root; a page may keep its source in src/.
+// route is the place of dir below root; a page may keep its source in src/, and
+// one called index is at the place of what holds it.
 func route(root, dir string) string {
 	place, err := filepath.Rel(root, strings.TrimSuffix(dir, string(filepath.Separator)+"src"))
-	if err != nil || place == "index" {
+	if err != nil {
 		return "/"
 	}
-	return "/" + filepath.ToSlash(place)
+	place = strings.TrimSuffix("/"+filepath.ToSlash(place), "/index")
+	return cmp.Or(place, "/")
 }
 
 // program reports whether dir holds a package main, and what it says it is.
