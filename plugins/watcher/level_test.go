@@ -5,11 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tqserver/tqserver/sdk"
@@ -136,6 +138,56 @@ func TestRootComesGoesAndComesBack(t *testing.T) {
 			write(t, root+"/index/main.go", "package main // fourth")
 			r.settle(root)
 		})
+	}
+}
+
+// vanishing is a source in whose sight the first directory goes, after it was seen and before it is read.
+type vanishing struct {
+	silent
+	once sync.Once
+	away string
+}
+
+func (v *vanishing) add(dir string) (err error) {
+	v.once.Do(func() { err = os.Rename(dir, v.away) })
+	return err
+}
+
+// The same directory comes back as it was: with the inode number that was seen last.
+func TestRootVanishesWhileItIsEntered(t *testing.T) {
+	root := site(t)
+	want := disk(t, root)
+	v := &vanishing{away: root + ".away"}
+	w := quick()
+	w.config.Mode = "events"
+	w.open = func(*hints) (source, error) { return v, nil }
+	r := start(t, w)
+	if c := r.send(sdk.WatchSet{Roots: []string{root}}); len(c.Changes) != 0 {
+		t.Fatalf("changes without a root: %+v", c.Changes)
+	}
+	must(t, os.Rename(v.away, root))
+	r.next()
+	r.equal(want)
+}
+
+// A directory that went when it was to be entered is hinted at when it is there again, with the same inode number.
+func TestPollerMissedOne(t *testing.T) {
+	root := site(t)
+	h := newHints()
+	p := newPoller(h, time.Hour)
+	defer p.close()
+	must(t, p.add(root))
+	names, err := listing(root)
+	must(t, err)
+	p.saw(root, names)
+	p.poll(time.Now())
+	if f := h.take(); len(f.events) != 0 {
+		t.Fatalf("hints without a change: %v", f.events)
+	}
+	p.missed(root, "index")
+	p.poll(time.Now())
+	if f := h.take(); f.events[root+"/index"] != fsnotify.Create || len(f.events) != 1 {
+		t.Errorf("hints: %v", f.events)
 	}
 }
 
@@ -317,22 +369,15 @@ func TestMoveOvertakesItsEvents(t *testing.T) {
 	must(t, os.Rename(root+"/index/deep", root+"/api/deep"))
 	r.send(sdk.WatchSet{Roots: []string{root}, Debounce: 20 * time.Millisecond})
 	r.equal(disk(t, root))
-	select {
-	case <-held.ready:
-	case <-time.After(patience):
-		t.Fatal("the move made no event")
-	}
-	held.take()
-	write(t, root+"/api/deep/down/deep.go", "package down // two")
+	file := root + "/api/deep/down/deep.go"
+	write(t, file+".tmp", "package down // two") // all at once
+	must(t, os.Rename(file+".tmp", file))
 	h := <-forwarded
 	for {
 		select {
-		case <-held.ready:
-			f := held.take()
-			for path, op := range f.events {
-				h.event(path, op)
-			}
-			if f.events[root+"/api/deep/down/deep.go"] != 0 {
+		case <-held.ready: // events of the move among them, if they were read before their watches were removed
+			if op := held.take().events[file]; op != 0 {
+				h.event(file, op)
 				r.settle(root)
 				return
 			}

@@ -92,6 +92,13 @@ func (p *poller) saw(dir string, names map[string]fs.FileInfo) {
 	p.dirs[dir] = seen
 }
 
+// missed tells that a name which saw had is not there after all.
+func (p *poller) missed(dir, name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.dirs[dir], name)
+}
+
 // point polls a single path, links followed, of which the session saw info, nil if there was nothing.
 func (p *poller) point(path string, info fs.FileInfo) {
 	p.mu.Lock()

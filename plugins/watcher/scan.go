@@ -88,11 +88,26 @@ func (s *session) enter(path string, fresh bool) {
 // failed takes an error about a directory: it is gone, or it cannot be read, which is no statement on its files.
 func (s *session) failed(path, what string, err error) {
 	if absent(err) {
+		s.vanished(path, err)
 		s.gone(path)
 		return
 	}
 	s.blind[path] = true
 	s.warn(path, what, err)
+}
+
+// vanished has a directory polled as missing that was seen a moment ago: another one may come with the same inode
+// number before the next poll.
+func (s *session) vanished(path string, err error) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return // something else is there, and was seen
+	}
+	if s.scope.anchor(path) {
+		s.point(path, nil)
+	}
+	if parent := s.dirs[filepath.Dir(path)]; parent != nil {
+		s.polls.missed(parent.real, filepath.Base(path))
+	}
 }
 
 func absent(err error) bool {
