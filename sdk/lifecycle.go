@@ -21,6 +21,7 @@ type Lifecycle interface {
 	Validate(ctx context.Context, config []byte) ([]Diagnostic, error)
 	Configure(ctx context.Context, config []byte) error
 	Check(ctx context.Context, nonce uint64) error
+	SetLogLevel(ctx context.Context, level string) error // for a plugin with CapabilityLogLevel
 	Drain(ctx context.Context) error
 	Shutdown(ctx context.Context) error
 }
@@ -31,6 +32,12 @@ type Info struct {
 	Services                            []string // full names, e.g. tqserver.plugin.resolver.v1.Resolver
 	Capabilities                        []string
 }
+
+// Capabilities of a plugin.
+const (
+	CapabilityLogLevel  = "log-level" // it has SetLogLevel
+	CapabilityExclusive = "exclusive" // two instances cannot run beside each other: see Exclusive
+)
 
 // Drainer is a stage that has something to end in order. Drain takes no new work and returns when what is under way
 // has ended, or with ctx.
@@ -77,6 +84,11 @@ func (c lifecycleClient) Check(ctx context.Context, nonce uint64) error {
 	return err
 }
 
+func (c lifecycleClient) SetLogLevel(ctx context.Context, level string) error {
+	_, err := c.rpc.SetLogLevel(ctx, &lifecyclepb.SetLogLevelRequest{Level: level})
+	return err
+}
+
 func (c lifecycleClient) Drain(ctx context.Context) error {
 	_, err := c.rpc.Drain(ctx, &lifecyclepb.DrainRequest{})
 	return err
@@ -94,8 +106,9 @@ type lifecycleServer struct {
 
 func (s *lifecycleServer) Init(_ context.Context, r *lifecyclepb.InitRequest) (*lifecyclepb.InitResponse, error) {
 	s.plugin.log.SetLevel(hclog.LevelFromString(r.GetLogLevel()))
-	return &lifecyclepb.InitResponse{Name: s.plugin.name, Version: s.plugin.version, SdkVersion: Version, Language: "go",
-		Services: s.plugin.services()}, nil
+	d := s.plugin.describe()
+	return &lifecyclepb.InitResponse{Name: d.Name, Version: d.Version, SdkVersion: d.SDKVersion, Language: d.Language,
+		Services: d.Services, Capabilities: d.Capabilities}, nil
 }
 
 func (s *lifecycleServer) Schema(context.Context, *lifecyclepb.SchemaRequest) (*lifecyclepb.SchemaResponse, error) {
@@ -115,6 +128,11 @@ func (s *lifecycleServer) Configure(ctx context.Context, r *lifecyclepb.Configur
 
 func (s *lifecycleServer) Check(_ context.Context, r *lifecyclepb.CheckRequest) (*lifecyclepb.CheckResponse, error) {
 	return &lifecyclepb.CheckResponse{Nonce: r.GetNonce()}, nil
+}
+
+func (s *lifecycleServer) SetLogLevel(_ context.Context, r *lifecyclepb.SetLogLevelRequest) (*lifecyclepb.SetLogLevelResponse, error) {
+	s.plugin.log.SetLevel(hclog.LevelFromString(r.GetLevel()))
+	return &lifecyclepb.SetLogLevelResponse{}, nil
 }
 
 func (s *lifecycleServer) Drain(ctx context.Context, _ *lifecyclepb.DrainRequest) (*lifecyclepb.DrainResponse, error) {

@@ -9,6 +9,12 @@ import (
 // Option adds an ability to a plugin.
 type Option func(*plugin)
 
+// Exclusive is for a plugin that holds something which two processes cannot hold at once, such as a port or a lock. To
+// replace it, the kernel stops the old instance first and does without the stage until the new one runs.
+func Exclusive() Option {
+	return func(p *plugin) { p.capabilities = append(p.capabilities, CapabilityExclusive) }
+}
+
 // Config gives a plugin a typed configuration. C is a struct whose tags are the schema of the YAML's `config:` block
 // (see Schema); a key that is not in it is refused, with its line, before the plugin sees it. apply is called with the
 // defaults filled in, once before the stage's first call, and again whenever the block changes; an error keeps the

@@ -16,14 +16,15 @@ type Schema []Field
 
 // Field is one key of a plugin's configuration.
 type Field struct {
-	Name      string // carries the unit where there is one: debounce_ms
-	Type      string // string, bool, int, number or strings
-	Required  bool
-	Default   string // as JSON; "": the zero value
-	Doc       string
-	OneOf     []string // the only values allowed, of a string
-	Min, Max  *float64
-	Sensitive bool // masked wherever it is shown
+	Name      string   `json:"name"` // carries the unit where there is one: debounce_ms
+	Type      string   `json:"type"` // string, bool, int, number or strings
+	Required  bool     `json:"required,omitempty"`
+	Default   string   `json:"default_json,omitempty"` // as JSON; "": the zero value
+	Doc       string   `json:"doc,omitempty"`
+	OneOf     []string `json:"one_of,omitempty"` // the only values allowed, of a string
+	Min       *float64 `json:"min,omitempty"`
+	Max       *float64 `json:"max,omitempty"`
+	Sensitive bool     `json:"sensitive,omitempty"` // masked wherever it is shown
 }
 
 // Names lists the keys, in the order of the schema.

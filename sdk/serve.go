@@ -39,11 +39,15 @@ const Dispense = "tqserver"
 const drainLimit = 3 * time.Second
 
 // Serve runs stage, which implements one or more of Resolver, Builder, Watcher, Checker and Rotator, as a plugin, and
-// returns when the kernel ended it. Nothing may be written to standard output before. Serve looks after the
+// returns when the kernel ended it. With --describe as the last argument it prints a [Description] as JSON and exits.
+// Nothing may be written to standard output before. Serve looks after the
 // handshake, the transport, panics in calls, the log level, SIGTERM and SIGINT (which only the kernel may act on) and
 // the end of the kernel: a plugin never outlives it.
 func Serve(name, version string, stage any, options ...Option) {
 	p := newPlugin(name, version, stage, options...)
+	if os.Args[len(os.Args)-1] == describeFlag {
+		p.printDescription()
+	}
 	if os.Getenv(Handshake.MagicCookieKey) != Handshake.MagicCookieValue {
 		fmt.Fprintf(os.Stderr, "%s %s is a plugin of tqserver and is started by it: name this file in the `plugins:` section of server.yaml\n", name, version)
 		os.Exit(1)
@@ -62,6 +66,7 @@ func Serve(name, version string, stage any, options ...Option) {
 type plugin struct {
 	name, version string
 	stage         any
+	capabilities  []string
 	log           hclog.Logger
 	schema        Schema
 	validate      func(config []byte) []Diagnostic
@@ -69,7 +74,7 @@ type plugin struct {
 }
 
 func newPlugin(name, version string, stage any, options ...Option) *plugin {
-	p := &plugin{name: name, version: version, stage: stage}
+	p := &plugin{name: name, version: version, stage: stage, capabilities: []string{CapabilityLogLevel}}
 	p.log = hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: os.Stderr, JSONFormat: true})
 	p.validate = Schema(nil).Check
 	p.configure = func(_ context.Context, config []byte) error {

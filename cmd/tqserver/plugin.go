@@ -33,14 +33,15 @@ func builtinNames(stage string) []string { return slices.Sorted(maps.Keys(bundle
 
 func newPlugin(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "plugin", Short: "Look at the plugins of the five stages"}
-	cmd.AddCommand(
-		&cobra.Command{
-			Use:     "run STAGE/NAME",
-			Short:   "Be a plugin of this binary: the server starts it so",
-			Example: "  tqserver plugin run resolver/fs",
-			Args:    cobra.ExactArgs(1),
-			RunE:    func(_ *cobra.Command, args []string) error { return runPlugin(args[0]) },
-		},
+	run := &cobra.Command{
+		Use:     "run STAGE/NAME",
+		Short:   "Be a plugin of this binary: the server starts it so",
+		Example: "  tqserver plugin run resolver/fs",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return runPlugin(args[0]) },
+	}
+	run.Flags().Bool("describe", false, "print what the plugin is, as JSON, and exit") // sdk.Serve looks for it
+	cmd.AddCommand(run,
 		a.asJSON(&cobra.Command{
 			Use:     "list",
 			Short:   "List which plugin each stage uses, and its state when the server runs",

@@ -114,7 +114,7 @@ func (i *instance) init(ctx context.Context) error {
 		return err
 	}
 	i.info = info
-	if want := i.spec.service(); !slices.Contains(info.Services, want) {
+	if want := sdk.ServiceName(i.spec.Stage); !slices.Contains(info.Services, want) {
 		offers := "nothing"
 		if len(info.Services) > 0 {
 			offers = strings.Join(info.Services, ", ")

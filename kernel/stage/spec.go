@@ -114,11 +114,3 @@ func (s *Spec) sameProcess(o *Spec) bool {
 }
 
 func (s *Spec) sameConfig(o *Spec) bool { return bytes.Equal(s.Config, o.Config) }
-
-// service is the full gRPC name of the service that a plugin of the stage must offer.
-func (s *Spec) service() string {
-	if s.Stage == "" {
-		return ""
-	}
-	return "tqserver.plugin." + s.Stage + ".v1." + strings.ToUpper(s.Stage[:1]) + s.Stage[1:]
-}

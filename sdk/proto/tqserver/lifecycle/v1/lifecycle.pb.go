@@ -149,13 +149,16 @@ func (x *InitRequest) GetCapabilities() []string {
 }
 
 type InitResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	SdkVersion    string                 `protobuf:"bytes,3,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`
-	Language      string                 `protobuf:"bytes,4,opt,name=language,proto3" json:"language,omitempty"`
-	Services      []string               `protobuf:"bytes,5,rep,name=services,proto3" json:"services,omitempty"`         // full names, e.g. tqserver.plugin.resolver.v1.Resolver
-	Capabilities  []string               `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"` // optional abilities of the plugin
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version    string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	SdkVersion string                 `protobuf:"bytes,3,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`
+	Language   string                 `protobuf:"bytes,4,opt,name=language,proto3" json:"language,omitempty"`
+	Services   []string               `protobuf:"bytes,5,rep,name=services,proto3" json:"services,omitempty"` // full names, e.g. tqserver.plugin.resolver.v1.Resolver
+	// Optional abilities of the plugin; unknown ones are ignored.
+	// "log-level": it has SetLogLevel. "exclusive": two instances cannot run beside each other, so that the old one is
+	// stopped before a new one is started.
+	Capabilities  []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -676,6 +679,86 @@ func (x *CheckResponse) GetNonce() uint64 {
 	return 0
 }
 
+type SetLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"` // as in InitRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetLogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type SetLogLevelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelResponse) Reset() {
+	*x = SetLogLevelResponse{}
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelResponse) ProtoMessage() {}
+
+func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{12}
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -684,7 +767,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[11]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +779,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[11]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +792,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{11}
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{13}
 }
 
 type DrainResponse struct {
@@ -720,7 +803,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[12]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +815,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[12]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +828,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{12}
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{14}
 }
 
 type ShutdownRequest struct {
@@ -756,7 +839,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[13]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +851,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[13]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +864,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{13}
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{15}
 }
 
 type ShutdownResponse struct {
@@ -792,7 +875,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[14]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +887,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[14]
+	mi := &file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +900,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{14}
+	return file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{16}
 }
 
 var File_tqserver_lifecycle_v1_lifecycle_proto protoreflect.FileDescriptor
@@ -866,7 +949,10 @@ const file_tqserver_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\fCheckRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"%\n" +
 	"\rCheckResponse\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\x0e\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"*\n" +
+	"\x12SetLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\x15\n" +
+	"\x13SetLogLevelResponse\"\x0e\n" +
 	"\fDrainRequest\"\x0f\n" +
 	"\rDrainResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
@@ -877,13 +963,14 @@ const file_tqserver_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\x0fFIELD_TYPE_BOOL\x10\x02\x12\x12\n" +
 	"\x0eFIELD_TYPE_INT\x10\x03\x12\x15\n" +
 	"\x11FIELD_TYPE_NUMBER\x10\x04\x12\x16\n" +
-	"\x12FIELD_TYPE_STRINGS\x10\x052\xd7\x05\n" +
+	"\x12FIELD_TYPE_STRINGS\x10\x052\xcb\x06\n" +
 	"\tLifecycle\x12]\n" +
 	"\x04Init\x12).tqserver.plugin.lifecycle.v1.InitRequest\x1a*.tqserver.plugin.lifecycle.v1.InitResponse\x12c\n" +
 	"\x06Schema\x12+.tqserver.plugin.lifecycle.v1.SchemaRequest\x1a,.tqserver.plugin.lifecycle.v1.SchemaResponse\x12i\n" +
 	"\bValidate\x12-.tqserver.plugin.lifecycle.v1.ValidateRequest\x1a..tqserver.plugin.lifecycle.v1.ValidateResponse\x12l\n" +
 	"\tConfigure\x12..tqserver.plugin.lifecycle.v1.ConfigureRequest\x1a/.tqserver.plugin.lifecycle.v1.ConfigureResponse\x12`\n" +
-	"\x05Check\x12*.tqserver.plugin.lifecycle.v1.CheckRequest\x1a+.tqserver.plugin.lifecycle.v1.CheckResponse\x12`\n" +
+	"\x05Check\x12*.tqserver.plugin.lifecycle.v1.CheckRequest\x1a+.tqserver.plugin.lifecycle.v1.CheckResponse\x12r\n" +
+	"\vSetLogLevel\x120.tqserver.plugin.lifecycle.v1.SetLogLevelRequest\x1a1.tqserver.plugin.lifecycle.v1.SetLogLevelResponse\x12`\n" +
 	"\x05Drain\x12*.tqserver.plugin.lifecycle.v1.DrainRequest\x1a+.tqserver.plugin.lifecycle.v1.DrainResponse\x12i\n" +
 	"\bShutdown\x12-.tqserver.plugin.lifecycle.v1.ShutdownRequest\x1a..tqserver.plugin.lifecycle.v1.ShutdownResponseBJZHgithub.com/tqserver/tqserver/sdk/proto/tqserver/lifecycle/v1;lifecyclev1b\x06proto3"
 
@@ -900,46 +987,50 @@ func file_tqserver_lifecycle_v1_lifecycle_proto_rawDescGZIP() []byte {
 }
 
 var file_tqserver_lifecycle_v1_lifecycle_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tqserver_lifecycle_v1_lifecycle_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_tqserver_lifecycle_v1_lifecycle_proto_goTypes = []any{
-	(FieldType)(0),            // 0: tqserver.plugin.lifecycle.v1.FieldType
-	(*InitRequest)(nil),       // 1: tqserver.plugin.lifecycle.v1.InitRequest
-	(*InitResponse)(nil),      // 2: tqserver.plugin.lifecycle.v1.InitResponse
-	(*SchemaRequest)(nil),     // 3: tqserver.plugin.lifecycle.v1.SchemaRequest
-	(*SchemaResponse)(nil),    // 4: tqserver.plugin.lifecycle.v1.SchemaResponse
-	(*Field)(nil),             // 5: tqserver.plugin.lifecycle.v1.Field
-	(*ValidateRequest)(nil),   // 6: tqserver.plugin.lifecycle.v1.ValidateRequest
-	(*ValidateResponse)(nil),  // 7: tqserver.plugin.lifecycle.v1.ValidateResponse
-	(*ConfigureRequest)(nil),  // 8: tqserver.plugin.lifecycle.v1.ConfigureRequest
-	(*ConfigureResponse)(nil), // 9: tqserver.plugin.lifecycle.v1.ConfigureResponse
-	(*CheckRequest)(nil),      // 10: tqserver.plugin.lifecycle.v1.CheckRequest
-	(*CheckResponse)(nil),     // 11: tqserver.plugin.lifecycle.v1.CheckResponse
-	(*DrainRequest)(nil),      // 12: tqserver.plugin.lifecycle.v1.DrainRequest
-	(*DrainResponse)(nil),     // 13: tqserver.plugin.lifecycle.v1.DrainResponse
-	(*ShutdownRequest)(nil),   // 14: tqserver.plugin.lifecycle.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),  // 15: tqserver.plugin.lifecycle.v1.ShutdownResponse
-	(*v1.Diagnostic)(nil),     // 16: tqserver.plugin.diagnostic.v1.Diagnostic
+	(FieldType)(0),              // 0: tqserver.plugin.lifecycle.v1.FieldType
+	(*InitRequest)(nil),         // 1: tqserver.plugin.lifecycle.v1.InitRequest
+	(*InitResponse)(nil),        // 2: tqserver.plugin.lifecycle.v1.InitResponse
+	(*SchemaRequest)(nil),       // 3: tqserver.plugin.lifecycle.v1.SchemaRequest
+	(*SchemaResponse)(nil),      // 4: tqserver.plugin.lifecycle.v1.SchemaResponse
+	(*Field)(nil),               // 5: tqserver.plugin.lifecycle.v1.Field
+	(*ValidateRequest)(nil),     // 6: tqserver.plugin.lifecycle.v1.ValidateRequest
+	(*ValidateResponse)(nil),    // 7: tqserver.plugin.lifecycle.v1.ValidateResponse
+	(*ConfigureRequest)(nil),    // 8: tqserver.plugin.lifecycle.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),   // 9: tqserver.plugin.lifecycle.v1.ConfigureResponse
+	(*CheckRequest)(nil),        // 10: tqserver.plugin.lifecycle.v1.CheckRequest
+	(*CheckResponse)(nil),       // 11: tqserver.plugin.lifecycle.v1.CheckResponse
+	(*SetLogLevelRequest)(nil),  // 12: tqserver.plugin.lifecycle.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil), // 13: tqserver.plugin.lifecycle.v1.SetLogLevelResponse
+	(*DrainRequest)(nil),        // 14: tqserver.plugin.lifecycle.v1.DrainRequest
+	(*DrainResponse)(nil),       // 15: tqserver.plugin.lifecycle.v1.DrainResponse
+	(*ShutdownRequest)(nil),     // 16: tqserver.plugin.lifecycle.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),    // 17: tqserver.plugin.lifecycle.v1.ShutdownResponse
+	(*v1.Diagnostic)(nil),       // 18: tqserver.plugin.diagnostic.v1.Diagnostic
 }
 var file_tqserver_lifecycle_v1_lifecycle_proto_depIdxs = []int32{
 	5,  // 0: tqserver.plugin.lifecycle.v1.SchemaResponse.fields:type_name -> tqserver.plugin.lifecycle.v1.Field
 	0,  // 1: tqserver.plugin.lifecycle.v1.Field.type:type_name -> tqserver.plugin.lifecycle.v1.FieldType
-	16, // 2: tqserver.plugin.lifecycle.v1.ValidateResponse.diagnostics:type_name -> tqserver.plugin.diagnostic.v1.Diagnostic
+	18, // 2: tqserver.plugin.lifecycle.v1.ValidateResponse.diagnostics:type_name -> tqserver.plugin.diagnostic.v1.Diagnostic
 	1,  // 3: tqserver.plugin.lifecycle.v1.Lifecycle.Init:input_type -> tqserver.plugin.lifecycle.v1.InitRequest
 	3,  // 4: tqserver.plugin.lifecycle.v1.Lifecycle.Schema:input_type -> tqserver.plugin.lifecycle.v1.SchemaRequest
 	6,  // 5: tqserver.plugin.lifecycle.v1.Lifecycle.Validate:input_type -> tqserver.plugin.lifecycle.v1.ValidateRequest
 	8,  // 6: tqserver.plugin.lifecycle.v1.Lifecycle.Configure:input_type -> tqserver.plugin.lifecycle.v1.ConfigureRequest
 	10, // 7: tqserver.plugin.lifecycle.v1.Lifecycle.Check:input_type -> tqserver.plugin.lifecycle.v1.CheckRequest
-	12, // 8: tqserver.plugin.lifecycle.v1.Lifecycle.Drain:input_type -> tqserver.plugin.lifecycle.v1.DrainRequest
-	14, // 9: tqserver.plugin.lifecycle.v1.Lifecycle.Shutdown:input_type -> tqserver.plugin.lifecycle.v1.ShutdownRequest
-	2,  // 10: tqserver.plugin.lifecycle.v1.Lifecycle.Init:output_type -> tqserver.plugin.lifecycle.v1.InitResponse
-	4,  // 11: tqserver.plugin.lifecycle.v1.Lifecycle.Schema:output_type -> tqserver.plugin.lifecycle.v1.SchemaResponse
-	7,  // 12: tqserver.plugin.lifecycle.v1.Lifecycle.Validate:output_type -> tqserver.plugin.lifecycle.v1.ValidateResponse
-	9,  // 13: tqserver.plugin.lifecycle.v1.Lifecycle.Configure:output_type -> tqserver.plugin.lifecycle.v1.ConfigureResponse
-	11, // 14: tqserver.plugin.lifecycle.v1.Lifecycle.Check:output_type -> tqserver.plugin.lifecycle.v1.CheckResponse
-	13, // 15: tqserver.plugin.lifecycle.v1.Lifecycle.Drain:output_type -> tqserver.plugin.lifecycle.v1.DrainResponse
-	15, // 16: tqserver.plugin.lifecycle.v1.Lifecycle.Shutdown:output_type -> tqserver.plugin.lifecycle.v1.ShutdownResponse
-	10, // [10:17] is the sub-list for method output_type
-	3,  // [3:10] is the sub-list for method input_type
+	12, // 8: tqserver.plugin.lifecycle.v1.Lifecycle.SetLogLevel:input_type -> tqserver.plugin.lifecycle.v1.SetLogLevelRequest
+	14, // 9: tqserver.plugin.lifecycle.v1.Lifecycle.Drain:input_type -> tqserver.plugin.lifecycle.v1.DrainRequest
+	16, // 10: tqserver.plugin.lifecycle.v1.Lifecycle.Shutdown:input_type -> tqserver.plugin.lifecycle.v1.ShutdownRequest
+	2,  // 11: tqserver.plugin.lifecycle.v1.Lifecycle.Init:output_type -> tqserver.plugin.lifecycle.v1.InitResponse
+	4,  // 12: tqserver.plugin.lifecycle.v1.Lifecycle.Schema:output_type -> tqserver.plugin.lifecycle.v1.SchemaResponse
+	7,  // 13: tqserver.plugin.lifecycle.v1.Lifecycle.Validate:output_type -> tqserver.plugin.lifecycle.v1.ValidateResponse
+	9,  // 14: tqserver.plugin.lifecycle.v1.Lifecycle.Configure:output_type -> tqserver.plugin.lifecycle.v1.ConfigureResponse
+	11, // 15: tqserver.plugin.lifecycle.v1.Lifecycle.Check:output_type -> tqserver.plugin.lifecycle.v1.CheckResponse
+	13, // 16: tqserver.plugin.lifecycle.v1.Lifecycle.SetLogLevel:output_type -> tqserver.plugin.lifecycle.v1.SetLogLevelResponse
+	15, // 17: tqserver.plugin.lifecycle.v1.Lifecycle.Drain:output_type -> tqserver.plugin.lifecycle.v1.DrainResponse
+	17, // 18: tqserver.plugin.lifecycle.v1.Lifecycle.Shutdown:output_type -> tqserver.plugin.lifecycle.v1.ShutdownResponse
+	11, // [11:19] is the sub-list for method output_type
+	3,  // [3:11] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -957,7 +1048,7 @@ func file_tqserver_lifecycle_v1_lifecycle_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tqserver_lifecycle_v1_lifecycle_proto_rawDesc), len(file_tqserver_lifecycle_v1_lifecycle_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,13 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Lifecycle_Init_FullMethodName      = "/tqserver.plugin.lifecycle.v1.Lifecycle/Init"
-	Lifecycle_Schema_FullMethodName    = "/tqserver.plugin.lifecycle.v1.Lifecycle/Schema"
-	Lifecycle_Validate_FullMethodName  = "/tqserver.plugin.lifecycle.v1.Lifecycle/Validate"
-	Lifecycle_Configure_FullMethodName = "/tqserver.plugin.lifecycle.v1.Lifecycle/Configure"
-	Lifecycle_Check_FullMethodName     = "/tqserver.plugin.lifecycle.v1.Lifecycle/Check"
-	Lifecycle_Drain_FullMethodName     = "/tqserver.plugin.lifecycle.v1.Lifecycle/Drain"
-	Lifecycle_Shutdown_FullMethodName  = "/tqserver.plugin.lifecycle.v1.Lifecycle/Shutdown"
+	Lifecycle_Init_FullMethodName        = "/tqserver.plugin.lifecycle.v1.Lifecycle/Init"
+	Lifecycle_Schema_FullMethodName      = "/tqserver.plugin.lifecycle.v1.Lifecycle/Schema"
+	Lifecycle_Validate_FullMethodName    = "/tqserver.plugin.lifecycle.v1.Lifecycle/Validate"
+	Lifecycle_Configure_FullMethodName   = "/tqserver.plugin.lifecycle.v1.Lifecycle/Configure"
+	Lifecycle_Check_FullMethodName       = "/tqserver.plugin.lifecycle.v1.Lifecycle/Check"
+	Lifecycle_SetLogLevel_FullMethodName = "/tqserver.plugin.lifecycle.v1.Lifecycle/SetLogLevel"
+	Lifecycle_Drain_FullMethodName       = "/tqserver.plugin.lifecycle.v1.Lifecycle/Drain"
+	Lifecycle_Shutdown_FullMethodName    = "/tqserver.plugin.lifecycle.v1.Lifecycle/Shutdown"
 )
 
 // LifecycleClient is the client API for Lifecycle service.
@@ -33,7 +34,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Lifecycle is served by every plugin. Order of calls: Init, Schema, Validate, Configure, then the stage's own
-// service; Check at any time after Init; Drain and Shutdown at the end. Configure may come again at any time.
+// service; Check and SetLogLevel at any time after Init; Drain and Shutdown at the end. Configure may come again at
+// any time. From Configure to the first call of its stage's service a plugin stands by: another instance may be at
+// work, whose files and ports it leaves alone.
 type LifecycleClient interface {
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
 	Schema(ctx context.Context, in *SchemaRequest, opts ...grpc.CallOption) (*SchemaResponse, error)
@@ -43,6 +46,8 @@ type LifecycleClient interface {
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
 	// Check is the heartbeat: it answers at once, also under load.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
+	// SetLogLevel is called only if the plugin has the capability "log-level".
+	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error)
 	// Drain ends what is under way, taking no new work, before the deadline of the call.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 	// Shutdown releases everything that the plugin holds. The process is ended after the answer.
@@ -107,6 +112,16 @@ func (c *lifecycleClient) Check(ctx context.Context, in *CheckRequest, opts ...g
 	return out, nil
 }
 
+func (c *lifecycleClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLogLevelResponse)
+	err := c.cc.Invoke(ctx, Lifecycle_SetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *lifecycleClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrainResponse)
@@ -132,7 +147,9 @@ func (c *lifecycleClient) Shutdown(ctx context.Context, in *ShutdownRequest, opt
 // for forward compatibility.
 //
 // Lifecycle is served by every plugin. Order of calls: Init, Schema, Validate, Configure, then the stage's own
-// service; Check at any time after Init; Drain and Shutdown at the end. Configure may come again at any time.
+// service; Check and SetLogLevel at any time after Init; Drain and Shutdown at the end. Configure may come again at
+// any time. From Configure to the first call of its stage's service a plugin stands by: another instance may be at
+// work, whose files and ports it leaves alone.
 type LifecycleServer interface {
 	Init(context.Context, *InitRequest) (*InitResponse, error)
 	Schema(context.Context, *SchemaRequest) (*SchemaResponse, error)
@@ -142,6 +159,8 @@ type LifecycleServer interface {
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
 	// Check is the heartbeat: it answers at once, also under load.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// SetLogLevel is called only if the plugin has the capability "log-level".
+	SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error)
 	// Drain ends what is under way, taking no new work, before the deadline of the call.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	// Shutdown releases everything that the plugin holds. The process is ended after the answer.
@@ -170,6 +189,9 @@ func (UnimplementedLifecycleServer) Configure(context.Context, *ConfigureRequest
 }
 func (UnimplementedLifecycleServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedLifecycleServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
 }
 func (UnimplementedLifecycleServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
@@ -288,6 +310,24 @@ func _Lifecycle_Check_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Lifecycle_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LifecycleServer).SetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Lifecycle_SetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LifecycleServer).SetLogLevel(ctx, req.(*SetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Lifecycle_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrainRequest)
 	if err := dec(in); err != nil {
@@ -350,6 +390,10 @@ var Lifecycle_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Check",
 			Handler:    _Lifecycle_Check_Handler,
+		},
+		{
+			MethodName: "SetLogLevel",
+			Handler:    _Lifecycle_SetLogLevel_Handler,
 		},
 		{
 			MethodName: "Drain",

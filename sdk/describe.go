@@ -1,0 +1,111 @@
+package sdk
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// Description is what a plugin tells about itself without being started: `FILE --describe` prints it as one JSON
+// object and exits with 0. Name to Capabilities are what Init answers.
+type Description struct {
+	Name         string   `json:"name"`
+	Version      string   `json:"version"`
+	SDKVersion   string   `json:"sdk_version,omitempty"`
+	Language     string   `json:"language,omitempty"`
+	Services     []string `json:"services"` // full names, e.g. tqserver.plugin.resolver.v1.Resolver
+	Capabilities []string `json:"capabilities"`
+	Protocol     int      `json:"protocol"` // version of the handshake
+	Schema       Schema   `json:"schema"`   // of the `config:` block
+}
+
+const (
+	describeFlag = "--describe"
+
+	// describeLimit is generous: an interpreter may have to load its libraries.
+	describeLimit = 10 * time.Second
+)
+
+// Stages gives the stages that the plugin implements, in the version that this SDK speaks, by their short names.
+func (d Description) Stages() []string {
+	var stages []string
+	for _, name := range d.Services {
+		for _, stage := range []string{"resolver", "builder", "watcher", "checker", "rotator"} {
+			if name == ServiceName(stage) {
+				stages = append(stages, stage)
+			}
+		}
+	}
+	return stages
+}
+
+// ServiceName gives the full name of the gRPC service of a stage, in the version that this SDK speaks.
+func ServiceName(stage string) string {
+	if stage == "" {
+		return ""
+	}
+	return "tqserver.plugin." + stage + ".v1." + strings.ToUpper(stage[:1]) + stage[1:]
+}
+
+// Describe runs `path args… --describe` and reads what it prints. It takes at most ten seconds. A program that is no
+// plugin is executed as well: name only what you trust.
+func Describe(ctx context.Context, path string, args ...string) (Description, error) {
+	limit := fmt.Errorf("no answer within %s", describeLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, describeLimit, limit)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, append(args, describeFlag)...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return Description{}, fmt.Errorf("describe %s: %w%s", path, err, lastLine(errs.String()))
+	}
+	var d Description
+	in := json.NewDecoder(&out)
+	if err := in.Decode(&d); err != nil {
+		return Description{}, fmt.Errorf("describe %s: read what it printed: %w: a plugin prints one JSON object for %s", path, err, describeFlag)
+	}
+	if in.More() {
+		return Description{}, fmt.Errorf("describe %s: it printed more than one JSON object", path)
+	}
+	return d, errors.Join(missing(path, "name", d.Name), missing(path, "services", strings.Join(d.Services, "")))
+}
+
+func missing(path, key, value string) error {
+	if value != "" {
+		return nil
+	}
+	return fmt.Errorf("describe %s: what it printed has no %q", path, key)
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if last := lines[len(lines)-1]; last != "" {
+		return ": " + last
+	}
+	return ""
+}
+
+func (p *plugin) describe() Description {
+	return Description{Name: p.name, Version: p.version, SDKVersion: Version, Language: "go", Services: p.services(),
+		Capabilities: p.capabilities, Protocol: int(Handshake.ProtocolVersion), Schema: append(Schema{}, p.schema...)}
+}
+
+func (p *plugin) printDescription() {
+	out := json.NewEncoder(os.Stdout)
+	out.SetIndent("", "  ")
+	if err := out.Encode(p.describe()); err != nil {
+		fmt.Fprintln(os.Stderr, "describe:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
