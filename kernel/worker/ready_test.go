@@ -89,13 +89,22 @@ func TestTailKeepsTheReasonOfAPanic(t *testing.T) {
 // A stranger on the port who answers /health is neither asked nor taken for the worker.
 func TestReadyIsNotFooledByAStranger(t *testing.T) {
 	var asked atomic.Int32
-	stranger := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	stranger := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	late := errors.New("too late")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var looks atomic.Int32
+	stranger.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew && looks.Add(1) == 2 { // what the first look saw is known by now
+			cancel(late)
+		}
+	}
+	stranger.Start()
 	defer stranger.Close()
 	port := stranger.Listener.Addr().(*net.TCPAddr).Port
 
 	w, _ := run(t, "silent", func(s *Spec) { s.Port = port })
-	err := ready(t, w, 200*time.Millisecond)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "belongs to another process") {
+	err := w.Ready(ctx)
+	if !errors.Is(err, late) || !strings.Contains(err.Error(), "belongs to another process") {
 		t.Errorf("got %v", err)
 	}
 	w, _ = run(t, "sdk", func(s *Spec) { s.Port = port })
