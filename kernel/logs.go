@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -57,11 +59,60 @@ func (s serverLog) Write(p []byte) (int, error) {
 	if f := s.k.config().Server.LogFile; f != "" {
 		h.File = s.k.site.abs(f)
 	}
-	now := time.Now()
+	now, plugin := time.Now(), pluginOf(p)
 	for line := range bytes.Lines(p) {
-		s.k.spool.Append(h, sdk.Line{Time: now, Source: sdk.Kernel, Text: bytes.TrimRight(line, "\n")})
+		l := sdk.Line{Time: now, Source: sdk.Kernel, Text: bytes.TrimRight(line, "\n")}
+		s.k.spool.Append(h, l)
+		if plugin != "" {
+			s.k.spool.Append(spool.Header{Stream: PluginStream + plugin}, l) // to be shown; stored it is once
+		}
 	}
 	return len(p), nil
+}
+
+// PluginStream is the beginning of the streams "server:resolver" and so on, which have the lines of the kernel's log
+// that come from a plugin or are about it; a busy server's requests do not drive them out. By itself it stands for
+// these streams together.
+const PluginStream = serverStream + ":"
+
+// pluginOf gives the stage that named a line of hclog: "TIME [LEVEL]  stage: message". Another line has none.
+func pluginOf(line []byte) string {
+	_, rest, _ := bytes.Cut(line, []byte("]"))
+	name, _, _ := bytes.Cut(bytes.TrimLeft(rest, " "), []byte(":"))
+	if s := string(name); s == "builder" || slices.Contains(single, s) {
+		return s
+	}
+	return ""
+}
+
+// spooled is the stream of the spool that has the lines of a stream, perhaps among others.
+func spooled(stream string) string {
+	if stream == PluginStream {
+		return ""
+	}
+	return stream
+}
+
+// shown tells whether a record belongs to a stream: to all of them, it belongs once.
+func shown(stream, record string) bool {
+	switch ofPlugin := strings.HasPrefix(record, PluginStream); stream {
+	case "":
+		return !ofPlugin
+	case PluginStream:
+		return ofPlugin
+	}
+	return true
+}
+
+func (k *Kernel) recent(stream string, n int) []spool.Record {
+	if spooled(stream) != "" {
+		return k.spool.Recent(stream, n)
+	}
+	all := slices.DeleteFunc(k.spool.Recent("", 0), func(r spool.Record) bool { return !shown(stream, r.Stream) })
+	if n > 0 {
+		all = all[max(0, len(all)-n):]
+	}
+	return all
 }
 
 // shipLogs sends batches to the rotator. While it is down they wait, in memory and then in a file.

@@ -39,15 +39,6 @@ func Check(ctx context.Context, o Options) error {
 	})
 }
 
-// Plugins tells which plugin a configuration gives each stage, in the order of the stages' work.
-func Plugins(o Options) (specs []stage.Spec, err error) {
-	return specs, offline(o, func(k *Kernel) error {
-		pl, err := k.plan(k.config())
-		specs = pl.specs()
-		return err
-	})
-}
-
 func (pl plan) specs() []stage.Spec {
 	specs := []stage.Spec{pl.singles["resolver"]}
 	for _, b := range pl.builders {

@@ -71,7 +71,10 @@ func (k *Kernel) stageOptions(c *config.Config) stage.Options {
 
 // plan finds the executables of all plugins that a configuration names.
 func (k *Kernel) plan(c *config.Config) (plan, error) {
-	o := stage.ResolveOptions{Root: k.site.root, StateDir: k.site.state, Builtins: k.opts.Builtins, Environ: k.opts.Environ}
+	o, err := k.resolveOptions(c)
+	if err != nil {
+		return plan{}, err
+	}
 	pl := plan{singles: map[string]stage.Spec{}}
 	var errs []error
 	for name, entry := range map[string]config.Plugin{"resolver": c.Plugins.Resolver, "watcher": c.Plugins.Watcher,

@@ -120,10 +120,10 @@ func (i *instance) status() control.Worker {
 	return w
 }
 
-// Recent gives the last lines of a stream.
+// Recent gives the last lines of a stream, or of the plugins: see [PluginStream].
 func (k *Kernel) Recent(stream string, n int) []control.LogLine {
 	var out []control.LogLine
-	for _, r := range k.spool.Recent(stream, n) {
+	for _, r := range k.recent(stream, n) {
 		out = append(out, logLine(r))
 	}
 	return out
@@ -131,10 +131,13 @@ func (k *Kernel) Recent(stream string, n int) []control.LogLine {
 
 // Follow gives the lines of a stream from now on.
 func (k *Kernel) Follow(ctx context.Context, stream string) <-chan control.LogLine {
-	in, out := k.spool.Follow(ctx, stream), make(chan control.LogLine)
+	in, out := k.spool.Follow(ctx, spooled(stream)), make(chan control.LogLine)
 	go func() {
 		defer close(out)
 		for r := range in {
+			if !shown(stream, r.Stream) {
+				continue
+			}
 			select {
 			case out <- logLine(r):
 			case <-ctx.Done():

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -69,22 +70,31 @@ func Describe(ctx context.Context, path string, args ...string) (Description, er
 	if err != nil {
 		return Description{}, fmt.Errorf("describe %s: %w%s", path, err, lastLine(errs.String()))
 	}
-	var d Description
-	in := json.NewDecoder(&out)
-	if err := in.Decode(&d); err != nil {
-		return Description{}, fmt.Errorf("describe %s: read what it printed: %w: a plugin prints one JSON object for %s", path, err, describeFlag)
+	d, err := ReadDescription(&out)
+	if err != nil {
+		return Description{}, fmt.Errorf("describe %s: %w", path, err)
 	}
-	if in.More() {
-		return Description{}, fmt.Errorf("describe %s: it printed more than one JSON object", path)
-	}
-	return d, errors.Join(missing(path, "name", d.Name), missing(path, "services", strings.Join(d.Services, "")))
+	return d, nil
 }
 
-func missing(path, key, value string) error {
+// ReadDescription reads what a plugin printed for --describe.
+func ReadDescription(r io.Reader) (Description, error) {
+	var d Description
+	in := json.NewDecoder(r)
+	if err := in.Decode(&d); err != nil {
+		return Description{}, fmt.Errorf("read what it printed: %w: a plugin prints one JSON object for %s", err, describeFlag)
+	}
+	if in.More() {
+		return Description{}, errors.New("it printed more than one JSON object")
+	}
+	return d, errors.Join(missing("name", d.Name), missing("services", strings.Join(d.Services, "")))
+}
+
+func missing(key, value string) error {
 	if value != "" {
 		return nil
 	}
-	return fmt.Errorf("describe %s: what it printed has no %q", path, key)
+	return fmt.Errorf("what it printed has no %q", key)
 }
 
 func lastLine(text string) string {

@@ -102,6 +102,12 @@ func oldFlags(args []string) []string {
 
 // printError tells what is wrong, and where it is known what to do.
 func printError(w io.Writer, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			printError(w, e)
+		}
+		return
+	}
 	var many config.Errors
 	var one *config.Error
 	var usage *usageError

@@ -9,45 +9,45 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // fault is why a configured file is not executed: which key of the entry it concerns, what is wrong, what to do.
 type fault struct{ key, message, hint string }
 
-// privateCopy copies the executable at path to <stateDir>/plugins/<sha256>/plugin, which only this user can change,
-// and returns that path. The hash is of the bytes that were written there. want is the hash that they must have, ""
-// for any.
-func privateCopy(path, want, stateDir string) (string, *fault) {
-	source, f := openExecutable(path)
-	if f != nil {
-		return "", f
-	}
-	defer source.Close()
+// pin is the hash that a file must have, and who says so; the zero value is any.
+type pin struct {
+	sha256 string
+	by     string // completes "the file's hash is X, …"
+	key    string // of the entry, that an error is about
+	hint   string
+}
+
+// privateCopy copies an executable to <stateDir>/plugins/<sha256>/plugin, which only this user can change, and returns
+// that path and the hash. The hash is of the bytes that were written there.
+func privateCopy(source io.Reader, want pin, stateDir string) (path, sum string, f *fault) {
 	dir, err := filepath.Abs(filepath.Join(stateDir, "plugins"))
 	if err == nil {
 		err = privateDir(dir)
 	}
 	if err != nil {
-		return "", storeFault(err)
+		return "", "", storeFault(err)
 	}
 	temp, sum, err := copyHashed(source, dir)
 	if err != nil {
-		return "", storeFault(err)
+		return "", "", storeFault(err)
 	}
 	defer os.Remove(temp) // nothing is there after the rename
-	if want != "" && !strings.EqualFold(sum, want) {
-		return "", &fault{"sha256", fmt.Sprintf("the file's hash is %s, configured is %s", sum, strings.ToLower(want)),
-			"if you trust the file as it is now, put its hash into sha256"}
+	if want.sha256 != "" && sum != want.sha256 {
+		return "", "", &fault{want.key, fmt.Sprintf("the file's hash is %s, %s %s", sum, want.by, want.sha256), want.hint}
 	}
 	target := filepath.Join(dir, sum, "plugin")
 	if err = privateDir(filepath.Dir(target)); err == nil {
 		err = os.Rename(temp, target)
 	}
 	if err != nil {
-		return "", storeFault(err)
+		return "", "", storeFault(err)
 	}
-	return target, nil
+	return target, sum, nil
 }
 
 func storeFault(err error) *fault {

@@ -21,9 +21,10 @@ import (
 
 // Spec is everything that is needed to start one plugin. It is not changed once it was handed over.
 type Spec struct {
-	Stage  string   // resolver, builder, watcher, checker or rotator
+	Stage  string   // resolver, builder, watcher, checker or rotator; "": not known, see [ResolveFile]
 	Name   string   // for people: "builtin:fs", or the path as configured
 	Path   string   // of the executable
+	SHA256 string   // of a custom plugin's executable, in hex; "": built in
 	Args   []string // without the program's name
 	Dir    string   // working directory; "" is the kernel's
 	Env    []string // complete, NAME=value
@@ -39,11 +40,13 @@ type ResolveOptions struct {
 	StateDir string                      // private copies of custom plugins go to StateDir/plugins
 	Builtins func(stage string) []string // names of the default bundle
 	Environ  []string                    // of the kernel
+	Lock     *Lock                       // what custom plugins must be; nil: there is no lock file
 }
 
 // Resolve turns an entry of the configuration into a Spec. A file is copied to a private place while it is hashed,
-// and the copy is what will be executed: what was checked is what runs, also when the file changes later. The error
-// is a [*config.Error] that says what to do.
+// and the copy is what will be executed: what was checked is what runs, also when the file changes later. With a
+// lock, a file that neither the lock nor the entry itself pins is refused. The error is a [*config.Error] that says
+// what to do.
 func Resolve(stage string, p config.Plugin, o ResolveOptions) (Spec, error) {
 	root, err := filepath.Abs(o.Root)
 	if err != nil {
@@ -56,16 +59,44 @@ func Resolve(stage string, p config.Plugin, o ResolveOptions) (Spec, error) {
 	if name, ok := strings.CutPrefix(p.Use, "builtin:"); ok {
 		return resolveBuiltin(spec, p, name, o.Builtins(stage))
 	}
+	if f := spec.take(p, o); f != nil {
+		return Spec{}, refuse(stage, p, f.key, f.message, f.hint)
+	}
+	return spec, nil
+}
+
+// ResolveFile is Resolve for a file that no configuration names, such as the argument of a command: nothing pins it,
+// and its Stage is not known.
+func ResolveFile(path string, o ResolveOptions) (Spec, error) {
+	root, err := filepath.Abs(o.Root)
+	if err != nil {
+		return Spec{}, fmt.Errorf("find the site's root: %w", err)
+	}
+	spec, p := Spec{Name: path, Dir: root, Env: Environ("", nil, o.Environ)}, config.Plugin{Use: path}
+	o.Lock = nil
+	if f := spec.take(p, o); f != nil {
+		return Spec{}, &config.Error{Position: config.Position{File: path}, Message: f.message, Hint: f.hint}
+	}
+	return spec, nil
+}
+
+// take copies the file of a custom plugin, checks the copy, and makes it what the spec executes.
+func (s *Spec) take(p config.Plugin, o ResolveOptions) *fault {
 	path := p.Use
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(root, path)
+		path = filepath.Join(s.Dir, path)
 	}
-	private, fault := privateCopy(path, p.SHA256, o.StateDir)
-	if fault != nil {
-		return Spec{}, refuse(stage, p, fault.key, fault.message, fault.hint)
+	source, f := openExecutable(path)
+	if f != nil {
+		return f
 	}
-	spec.Path = private
-	return spec, nil
+	defer source.Close()
+	want, f := o.Lock.pin(p)
+	if f != nil {
+		return f
+	}
+	s.Path, s.SHA256, f = privateCopy(source, want, o.StateDir)
+	return f
 }
 
 func resolveBuiltin(spec Spec, p config.Plugin, name string, known []string) (Spec, error) {
@@ -106,7 +137,7 @@ func refuse(stage string, p config.Plugin, key, message, hint string) error {
 }
 
 // label names a plugin in messages.
-func (s *Spec) label() string { return s.Stage + " plugin " + s.Name }
+func (s *Spec) label() string { return strings.TrimSpace(s.Stage + " plugin " + s.Name) }
 
 // sameProcess tells whether only the configuration differs, so that a running process can take the other spec.
 func (s *Spec) sameProcess(o *Spec) bool {
