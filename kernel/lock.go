@@ -203,6 +203,7 @@ func otherHash(have stage.Locked, known bool) string {
 // relock gives the new entry of a plugin. Hashes for other platforms stay as long as it is the same version.
 func relock(have stage.Locked, known bool, d sdk.Description, sum string) (one stage.Locked, changes []string) {
 	platform := stage.Platform()
+	changes = []string{}
 	one = stage.Locked{Name: d.Name, Version: d.Version, SHA256: map[string]string{platform: sum}}
 	if have.SHA256[platform] != sum {
 		changes = append(changes, otherHash(have, known))

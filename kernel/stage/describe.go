@@ -37,12 +37,12 @@ func Describe(ctx context.Context, spec Spec) (sdk.Description, error) {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case len(out) > describeSize:
+		err = fmt.Errorf("it printed more than %d bytes", describeSize)
 	case err != nil:
 		if words := strings.TrimSpace(string(errs)); words != "" {
 			err = fmt.Errorf("%w: %s", err, shorten(words[strings.LastIndex(words, "\n")+1:]))
 		}
-	case len(out) > describeSize:
-		err = fmt.Errorf("it printed more than %d bytes", describeSize)
 	default:
 		d, err = sdk.ReadDescription(bytes.NewReader(out))
 	}
