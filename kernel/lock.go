@@ -36,63 +36,6 @@ func (k *Kernel) resolveOptions(c *config.Config) (stage.ResolveOptions, error) 
 	return stage.ResolveOptions{Root: k.site.root, StateDir: k.site.state, Builtins: k.opts.Builtins, Environ: k.opts.Environ, Lock: lock}, err
 }
 
-// Plugins tells which plugin a configuration gives each stage, in the order of the stages' work.
-func Plugins(o Options) (specs []stage.Spec, err error) {
-	err = offline(o, func(k *Kernel) error {
-		pl, err := k.plan(k.config())
-		if err == nil {
-			specs = pl.specs()
-		}
-		return err
-	})
-	return specs, err
-}
-
-// DescribeStage asks the plugins that a configuration gives a stage what they are. None of them is put to work.
-func DescribeStage(ctx context.Context, o Options, name string) (all []sdk.Description, err error) {
-	err = offline(o, func(k *Kernel) error {
-		r, err := k.resolveOptions(k.config())
-		if err != nil {
-			return err
-		}
-		for _, n := range allConfigured(k.config()) {
-			if n.stage != name {
-				continue
-			}
-			spec, err := stage.Resolve(n.stage, n.entry, r)
-			if err != nil {
-				return err
-			}
-			d, err := stage.Describe(ctx, spec)
-			if err != nil {
-				return err
-			}
-			all = append(all, d)
-		}
-		return nil
-	})
-	return all, err
-}
-
-// DescribePlugin is DescribeStage for a plugin that the configuration need not name: a built-in one of a stage, or,
-// with the stage "", a file. A private copy of the file is executed.
-func DescribePlugin(ctx context.Context, o Options, name, use string) (d sdk.Description, err error) {
-	err = offline(o, func(k *Kernel) (err error) {
-		r := stage.ResolveOptions{Root: k.site.root, StateDir: k.site.state, Builtins: o.Builtins, Environ: o.Environ}
-		var spec stage.Spec
-		if name == "" {
-			spec, err = stage.ResolveFile(use, r)
-		} else {
-			spec, err = stage.Resolve(name, config.Plugin{Use: use}, r)
-		}
-		if err == nil {
-			d, err = stage.Describe(ctx, spec)
-		}
-		return err
-	})
-	return d, err
-}
-
 // Locked is a custom plugin in the lock file, or one that was in it, and what there is to change about it.
 type Locked struct {
 	Use     string   `json:"use"`

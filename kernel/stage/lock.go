@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -40,7 +41,7 @@ func LockPath(configFile string) string {
 // ReadLock reads a lock file. Without one it gives nil, which [Resolve] takes as well. A file with problems gives
 // [config.Errors].
 func ReadLock(path string) (*Lock, error) {
-	text, err := os.ReadFile(path)
+	text, err := readLimited(path, maxLock+1)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !isLink(path):
 		return nil, nil
@@ -48,6 +49,15 @@ func ReadLock(path string) (*Lock, error) {
 		return nil, &config.Error{Position: config.Position{File: path}, Message: fmt.Sprintf("read lock file: %v", err), Hint: "check that it is a file and that this user may read it"}
 	}
 	return parseLock(path, text)
+}
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 func isLink(path string) bool {
