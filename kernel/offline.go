@@ -25,16 +25,16 @@ type Built struct {
 	Diagnostics []sdk.Diagnostic `json:"diagnostics,omitempty"`
 }
 
-// Check plans a configuration and has every plugin in it validate its part. Nothing is served.
+// Check plans a configuration and has every plugin in it that may be executed validate its part. The error has all
+// that is wrong. Nothing is served.
 func Check(ctx context.Context, o Options) error {
 	return offline(o, func(k *Kernel) error {
 		pl, err := k.plan(k.config())
-		if err != nil {
-			return err
-		}
-		errs := []error{k.checkPages(k.config())}
+		errs := []error{k.checkPages(k.config()), err}
 		for _, spec := range pl.specs() {
-			errs = append(errs, stage.Validate(ctx, spec, k.stageOptions(k.config())))
+			if spec.Path != "" {
+				errs = append(errs, stage.Validate(ctx, spec, k.stageOptions(k.config())))
+			}
 		}
 		return errors.Join(errs...)
 	})
