@@ -3,7 +3,6 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -16,9 +15,6 @@ import (
 
 	"github.com/tqserver/tqserver/sdk"
 )
-
-// ErrDraining is what Build returns after Drain was called.
-var ErrDraining = errors.New("builder: draining, no new builds are taken")
 
 // GoConfig is the configuration of Go.
 type GoConfig struct {
@@ -55,14 +51,14 @@ func (c GoConfig) Validate() error {
 // Between two builds it keeps, for each source, which files the build reads, so that a save that leaves the imports
 // alone costs one `go build` and nothing else. All of that can be found again: a new Go does not know less.
 type Go struct {
+	jobs
+	temps temps
+
 	mu      sync.Mutex
 	log     hclog.Logger
 	config  GoConfig
 	slots   chan struct{} // one entry per running build
 	sources map[string]*source
-	live    map[string]bool // temporary directories in use
-	running int
-	idle    chan struct{} // not nil: draining; closed when nothing runs
 }
 
 var (
@@ -81,7 +77,7 @@ type source struct {
 
 // NewGo gives a builder with the default configuration.
 func NewGo() *Go {
-	g := &Go{log: hclog.NewNullLogger(), live: map[string]bool{}}
+	g := &Go{log: hclog.NewNullLogger(), temps: temps{prefix: ".tmp-"}}
 	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto"})
 	return g
 }
@@ -121,14 +117,11 @@ func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk
 	}
 	defer g.end()
 	config, slots, src := g.source(job.Source)
-	for _, c := range []chan struct{}{src.lock, slots} {
-		select {
-		case c <- struct{}{}:
-			defer func() { <-c }()
-		case <-ctx.Done():
-			return sdk.Result{}, ctx.Err()
-		}
+	free, err := take(ctx, src.lock, slots)
+	if err != nil {
+		return sdk.Result{}, err
 	}
+	defer free()
 	start := time.Now()
 	limit := time.Duration(config.TimeoutMS) * time.Millisecond
 	limited, cancel := context.WithTimeout(ctx, limit)
@@ -145,43 +138,6 @@ func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk
 	result.Duration = time.Since(start)
 	g.log.Debug("built", "page", job.Page, "release", result.Release, "ok", result.OK, "cached", result.Cached, "took", result.Duration)
 	return result, err
-}
-
-// Drain takes no new builds and waits for those that run, or for ctx.
-func (g *Go) Drain(ctx context.Context) error {
-	g.mu.Lock()
-	if g.idle == nil {
-		g.idle = make(chan struct{})
-		if g.running == 0 {
-			close(g.idle)
-		}
-	}
-	idle := g.idle
-	g.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (g *Go) begin() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.idle != nil {
-		return ErrDraining
-	}
-	g.running++
-	return nil
-}
-
-func (g *Go) end() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.running--; g.running == 0 && g.idle != nil {
-		close(g.idle)
-	}
 }
 
 func (g *Go) source(dir string) (GoConfig, chan struct{}, *source) {

@@ -22,7 +22,6 @@ import (
 const (
 	binaryName = "page"
 	recordName = "release.json"
-	tempPrefix = ".tmp-"
 	maxRounds  = 3 // builds of a source that changes meanwhile
 )
 
@@ -34,7 +33,8 @@ type record struct {
 	DurationMS int64     `json:"duration_ms"`
 	SHA256     string    `json:"sha256"`
 	Size       int64     `json:"size"`
-	Go         string    `json:"go"`
+	Go         string    `json:"go,omitempty"`  // version
+	Run        []string  `json:"run,omitempty"` // command
 }
 
 // build is one call of Build.
@@ -80,7 +80,7 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 	}
 	b.event(sdk.Event{Step: "compile"})
 	start := time.Now()
-	temp, err := b.makeTemp()
+	temp, err := b.temps.make(b.job.OutDir, time.Duration(b.config.TimeoutMS)*time.Millisecond, "release", "work")
 	if err != nil {
 		return sdk.Result{}, false, err
 	}
@@ -177,45 +177,9 @@ func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnosti
 	return b.explain(text), nil
 }
 
-// makeTemp makes a directory with the two places of a build, and removes those that earlier builds left behind.
-func (b *build) makeTemp() (string, error) {
-	b.sweep()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	temp, err := os.MkdirTemp(b.job.OutDir, tempPrefix)
-	if err != nil {
-		return "", fmt.Errorf("make a directory for the build of %s: %w", b.job.Page, err)
-	}
-	b.live[temp] = true
-	for _, name := range []string{"release", "work"} {
-		if err := os.Mkdir(filepath.Join(temp, name), 0o700); err != nil {
-			delete(b.live, temp)
-			os.RemoveAll(temp)
-			return "", fmt.Errorf("make a directory for the build of %s: %w", b.job.Page, err)
-		}
-	}
-	return temp, nil
-}
-
 func (b *build) removeTemp(temp string) {
-	if err := os.RemoveAll(temp); err != nil {
+	if err := b.temps.remove(temp); err != nil {
 		b.log.Warn("temporary directory stays until a later build", "dir", temp, "error", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.live, temp)
-}
-
-// sweep removes what builds of a process that was killed left behind.
-func (b *build) sweep() {
-	oldest := time.Now().Add(-time.Duration(b.config.TimeoutMS)*time.Millisecond - time.Minute)
-	found, _ := filepath.Glob(filepath.Join(sdk.QuoteMatch(b.job.OutDir), tempPrefix+"*"))
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, path := range found {
-		if info, err := os.Lstat(path); err == nil && !b.live[path] && info.ModTime().Before(oldest) {
-			os.RemoveAll(path)
-		}
 	}
 }
 
