@@ -20,7 +20,7 @@ import (
 // bundle is the plugins in this binary, by stage and name.
 var bundle = map[string]map[string]func(){
 	"resolver": {"fs": resolver.ServeFS},
-	"builder":  {"go": builder.ServeGo},
+	"builder":  {"go": builder.ServeGo, "exec": builder.ServeExec},
 	"watcher":  {"fsnotify": watcher.ServeFsnotify},
 	"checker":  {"http": checker.ServeHTTP},
 	"rotator":  {"file": rotator.ServeFile},
