@@ -80,8 +80,12 @@ func (w *walk) visit(p place, entries []fs.DirEntry) {
 	}
 }
 
-// source gives the directory of a page's package main: the page itself or its src; "" when it is no page.
+// source gives the directory of a page's package main: the page itself or its src; "" when it is no page. A page.yaml
+// makes a page of the directory that it is in, whatever else that holds.
 func (w *walk) source(p place, entries []fs.DirEntry) (string, error) {
+	if hasRecipe(p.dir, entries) {
+		return p.dir, nil
+	}
 	own := w.isMain(p.dir, entries)
 	if p.rel == "" || !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "src" }) {
 		if own {
@@ -103,6 +107,16 @@ func (w *walk) source(p place, entries []fs.DirEntry) (string, error) {
 		return src, nil
 	}
 	return "", nil
+}
+
+// hasRecipe tells whether a directory has a page.yaml, which says how to build and run a page in any language.
+func hasRecipe(dir string, entries []fs.DirEntry) bool {
+	const name = "page.yaml"
+	if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && !e.IsDir() }) {
+		return false
+	}
+	info, err := os.Stat(filepath.Join(dir, name))
+	return err == nil && info.Mode().IsRegular()
 }
 
 // entry goes on into a directory, or a symlink to one.
