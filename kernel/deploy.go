@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/port"
@@ -35,6 +36,12 @@ type buildReport struct {
 	diagnostics []sdk.Diagnostic
 	changed     time.Time     // when the change arrived
 	live        time.Duration // from the change to the swap; 0: not live
+}
+
+// skipped tells whether nothing is wrong with the source, but something that it needs is not on this machine: then a
+// build fails with nothing but warnings.
+func (r *buildReport) skipped() bool {
+	return !r.result.OK && len(r.diagnostics) > 0 && !slices.ContainsFunc(r.diagnostics, func(d sdk.Diagnostic) bool { return !d.Warning })
 }
 
 // changed is the arrival of a change. One build a page at a time; the newest wins, the older one is cancelled.
@@ -89,12 +96,16 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 }
 
 func (p *page) buildFailed() {
-	p.stale = "build failed"
+	what, log := "build failed", p.k.log.Error
+	if p.built.skipped() {
+		what, log = "skipped", p.k.log.Warn
+	}
+	p.stale = what
 	if len(p.built.diagnostics) > 0 {
-		p.stale = "build failed: " + p.relative(p.built.diagnostics[0])
+		p.stale += ": " + p.relative(p.built.diagnostics[0])
 	}
 	for _, d := range p.built.diagnostics {
-		p.k.log.Error("build failed: "+p.relative(d), "page", p.name)
+		log(what+": "+p.relative(d), "page", p.name)
 	}
 	switch {
 	case p.current != nil:

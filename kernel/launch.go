@@ -102,18 +102,18 @@ func sameSettings(a, b config.Worker) bool {
 	return fmt.Sprint(a) == fmt.Sprint(b) && maps.EqualFunc(ea, eb, same)
 }
 
-// workerEnv resolves the `env:` of the configuration and what the builder asks for.
+// workerEnv resolves the `env:` of the configuration, and what the builder asks for, over which the former wins.
 func (k *Kernel) workerEnv(env map[string]*string, more map[string]string) []string {
 	var out []string
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		out = append(out, name+"="+more[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if v := env[name]; v != nil {
 			out = append(out, name+"="+*v)
 		} else if v, ok := k.lookupEnv(name); ok {
 			out = append(out, name+"="+v)
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(more)) {
-		out = append(out, name+"="+more[name])
 	}
 	return out
 }

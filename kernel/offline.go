@@ -18,6 +18,7 @@ type Built struct {
 	Page        string           `json:"page"`
 	Route       string           `json:"route"`
 	OK          bool             `json:"ok"`
+	Skipped     bool             `json:"skipped,omitempty"` // not OK, but for something that this machine does not have
 	Release     string           `json:"release,omitempty"`
 	Artifact    string           `json:"artifact,omitempty"`
 	Cached      bool             `json:"cached,omitempty"`
@@ -140,7 +141,7 @@ func (k *Kernel) buildAll(ctx context.Context, each func(Built)) error {
 				return
 			}
 			res := report.result
-			each(Built{Page: r.Page, Route: r.Host + r.Path, OK: res.OK, Release: res.Release, Artifact: res.Artifact, Cached: res.Cached,
+			each(Built{Page: r.Page, Route: r.Host + r.Path, OK: res.OK, Skipped: report.skipped(), Release: res.Release, Artifact: res.Artifact, Cached: res.Cached,
 				DurationMS: res.Duration.Milliseconds(), Diagnostics: report.diagnostics})
 		})
 	}

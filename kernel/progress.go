@@ -15,7 +15,7 @@ func (k *Kernel) startProgress() (done bool, total int, text string) {
 	var waiting []string
 	pages := k.routes.list()
 	for _, p := range pages {
-		if s := p.view.Load().page.State; s != serving && s != "failed" {
+		if s := p.view.Load().page.State; s != serving && s != "failed" && s != "skipped" {
 			waiting = append(waiting, p.name)
 		}
 	}

@@ -35,7 +35,7 @@ type builder struct {
 	entry config.Plugin
 	spec  stage.Spec
 	sup   *stage.Supervisor
-	life  string
+	life  string // "": idle, see builderFor
 }
 
 // plan is what a configuration says about plugins, checked as far as that goes without starting one.
@@ -109,7 +109,9 @@ func (s *stages) start(base context.Context, l *lives) {
 		l.start(base, lifeOf(name), sup.Run)
 	}
 	for _, b := range s.builders {
-		s.startBuilder(b)
+		if len(b.entry.Match) == 0 {
+			s.startBuilder(b)
+		}
 	}
 }
 
@@ -151,8 +153,11 @@ func (s *stages) status() []control.Stage {
 		all = append(all, b.sup)
 	}
 	var out []control.Stage
-	for _, sup := range append(all, s.watcher, s.checker, s.rotator) {
+	for i, sup := range append(all, s.watcher, s.checker, s.rotator) {
 		st := sup.Status()
+		if st.State == stage.Stopped && i > 0 && i <= len(s.builders) && s.builders[i-1].life == "" {
+			st.State = "idle"
+		}
 		out = append(out, control.Stage{Stage: st.Stage, Plugin: st.Name, Version: st.Version, State: st.State, PID: st.PID,
 			Restarts: st.Restarts, Since: st.Since, Error: st.LastError, NextRetry: st.NextRetry})
 	}
@@ -258,7 +263,9 @@ func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
 			old = slices.Delete(slices.Clone(old), i, i+1)
 		} else {
 			b.sup = stage.New(b.spec, o)
-			s.startBuilder(b)
+			if len(b.entry.Match) == 0 {
+				s.startBuilder(b)
+			}
 		}
 		s.builders = append(s.builders, b)
 	}
@@ -267,12 +274,16 @@ func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
 	}
 }
 
-// builderFor gives the first builder whose patterns fit a page.
+// builderFor gives the first builder whose patterns fit a page. One that has patterns is not started, but idle, before
+// it is given out: most sites have no page for it.
 func (s *stages) builderFor(files []string) *stage.Supervisor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.builders {
 		if len(b.entry.Match) == 0 || slices.ContainsFunc(b.entry.Match, func(pattern string) bool { return matchesAny(pattern, files) }) {
+			if b.life == "" && s.lives != nil {
+				s.startBuilder(b)
+			}
 			return b.sup
 		}
 	}

@@ -63,6 +63,8 @@ func (p *page) state() string {
 		return "building"
 	case p.candidate != nil && (p.trouble() == "" || p.candidate.why == restart && p.failures < 3):
 		return "starting"
+	case p.built != nil && p.built.skipped() && p.problem == "":
+		return "skipped"
 	case p.trouble() != "":
 		return "failed"
 	}

@@ -27,7 +27,8 @@ type Event struct {
 	Diagnostic *Diagnostic // a finding in the source
 }
 
-// Result is how a build ended.
+// Result is how a build ended. When it is not OK and all its diagnostics were warnings, nothing is wrong with the
+// source: something that it needs is not installed. The page is skipped then.
 type Result struct {
 	OK       bool
 	Release  string            // hex hash of everything that went in: the same source gives the same release

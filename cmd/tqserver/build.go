@@ -42,7 +42,7 @@ func (a *app) build(cmd *cobra.Command) error {
 	done := a.tellProgress(ctx, cmd.ErrOrStderr())
 	err = kernel.BuildAll(ctx, o, func(b kernel.Built) {
 		all = append(all, b)
-		if !b.OK {
+		if !b.OK && !b.Skipped {
 			failed++
 		}
 	})
@@ -63,6 +63,9 @@ func showBuilds(t *table, all []kernel.Built) {
 	for _, b := range all {
 		result := "built"
 		switch {
+		case b.Skipped:
+			result = "skipped"
+			found = append(found, b.Diagnostics...)
 		case !b.OK:
 			result = "FAILED"
 			found = append(found, b.Diagnostics...)
