@@ -57,7 +57,7 @@ func Default() *Config {
 func defaultPlugins() Plugins {
 	return Plugins{
 		Resolver:     Plugin{Use: defaultResolver},
-		Builder:      []Plugin{{Use: defaultBuilder}},
+		Builder:      []Plugin{{Use: "builtin:exec", Match: []string{"**/page.yaml"}}, {Use: defaultBuilder}},
 		Watcher:      Plugin{Use: defaultWatcher},
 		Checker:      Plugin{Use: defaultChecker},
 		Rotator:      Plugin{Use: defaultRotator},

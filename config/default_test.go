@@ -15,7 +15,7 @@ func TestShippedFileIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &c.Plugins
-	for _, plugin := range []*Plugin{&p.Resolver, &p.Watcher, &p.Checker, &p.Rotator, &p.Builder[0]} {
+	for _, plugin := range []*Plugin{&p.Resolver, &p.Watcher, &p.Checker, &p.Rotator, &p.Builder[0], &p.Builder[1]} {
 		if plugin.Pos.Line == 0 {
 			t.Errorf("%s is not in the file", plugin.Use)
 		}
@@ -27,8 +27,8 @@ func TestShippedFileIsTheDefault(t *testing.T) {
 }
 
 func TestDefaultIsNew(t *testing.T) {
-	Default().Plugins.Builder[0].Use = "changed"
-	if got := Default().Plugins.Builder[0].Use; got != defaultBuilder {
+	Default().Plugins.Builder[1].Use = "changed"
+	if got := Default().Plugins.Builder[1].Use; got != defaultBuilder {
 		t.Errorf("a change to one default shows in the next: %s", got)
 	}
 }
@@ -87,7 +87,8 @@ func TestKeys(t *testing.T) {
 		{"server.port", "int", "8080", "HTTP port, 1 to 65535, outside the range of worker ports (restart)", false},
 		{"server.log_file", "string", `"logs/server_{date}.log"`, `takes {date}; ~, null or "" = no log file`, true},
 		{"workers.paths", "mapping", "{}", "settings for some paths, by path", true},
-		{"plugins.builder.use", "string", "builtin:go", "page source to binary; one entry or a list of them", true},
+		{"plugins.builder", "list", `[{use: 'builtin:exec', match: ["**/page.yaml"]}, {use: 'builtin:go'}]`,
+			"page source to release; one entry or a list of them, which replaces this one", true},
 	} {
 		if got := keys[want.Name]; got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)

@@ -58,7 +58,7 @@ type Plugin struct {
 // Builtin names of the default bundle.
 const (
 	defaultResolver = "builtin:fs"
-	defaultBuilder  = "builtin:go"
+	defaultBuilder  = "builtin:go" // of an entry that does not say; see defaultPlugins for the whole stage
 	defaultWatcher  = "builtin:fsnotify"
 	defaultChecker  = "builtin:http"
 	defaultRotator  = "builtin:file"
@@ -70,9 +70,12 @@ func stage(p *Plugin) setter {
 }
 
 // builders reads one entry or a list of them. What it reads replaces the
-// default as a whole.
+// default as a whole; a key without a value leaves it.
 func builders(p *[]Plugin) setter {
 	return func(d *decoder, n *yaml.Node) {
+		if n.Kind == yaml.ScalarNode && n.ShortTag() == nullTag {
+			return
+		}
 		if n.Kind != yaml.SequenceNode {
 			*p = []Plugin{readBuilder(d, n)}
 			return
