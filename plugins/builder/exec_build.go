@@ -107,7 +107,7 @@ func (b *execBuild) resolve(ctx context.Context) ([]sdk.Diagnostic, error) {
 	file := filepath.Join(b.job.Source, recipeName)
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return []sdk.Diagnostic{{File: file, Message: fmt.Sprintf("read %s: %v: this file says how to run the page", recipeName, errors.Unwrap(err))}}, nil
+		return []sdk.Diagnostic{{File: file, Message: fmt.Sprintf("read %s: %v: this file says how to run the page", recipeName, cause(err))}}, nil
 	}
 	recipe, found := readRecipe(file, text)
 	if b.recipe = recipe; len(found) > 0 {
@@ -150,7 +150,7 @@ func (b *execBuild) findTools(file string) (missing []sdk.Diagnostic) {
 		if _, err := os.Stat(filepath.Join(b.job.Source, w.text)); err == nil {
 			hint = fmt.Sprintf(", or write ./%s if you mean the file of the page", w.text)
 		}
-		d := w.fault(file, "%s is not there (%v), so the page is not served: install it%s, then run `tqserver reload`", w.text, errors.Unwrap(err), hint)
+		d := w.fault(file, "%s is not there (%v), so the page is not served: install it%s, then run `tqserver reload`", w.text, cause(err), hint)
 		d.Warning = true
 		missing = append(missing, d)
 	}
@@ -272,11 +272,7 @@ func (b *execBuild) command(ctx context.Context, c command, dir, work string) er
 	if err == nil {
 		return nil
 	}
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
-	text := fmt.Sprintf("`%s`: %v", strings.Join(c.texts(), " "), err)
+	text := fmt.Sprintf("`%s`: %v", strings.Join(c.texts(), " "), cause(err))
 	return &faultError{c[0].fault(filepath.Join(b.job.Source, recipeName), "%s", strings.Join(append([]string{text}, last...), "\n"))}
 }
 

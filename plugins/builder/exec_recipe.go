@@ -103,22 +103,26 @@ func (r *recipeReader) document(text []byte) *yaml.Node {
 	top := &yaml.Node{Line: 1, Column: 1}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	doc, more := &yaml.Node{}, &yaml.Node{}
-	err := decoder.Decode(doc)
-	switch {
+	switch err := decoder.Decode(doc); {
 	case errors.Is(err, io.EOF), err == nil && len(doc.Content) == 0:
 		return top
 	case err != nil:
-		top.Column = 0
-		message := strings.TrimPrefix(err.Error(), "yaml: ")
-		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-			top.Line, _ = strconv.Atoi(m[1])
-			message = err.Error()[len(m[0]):]
-		}
-		r.fail(top, "", "read YAML: %s: check the indentation and the quotes here", message)
-	case decoder.Decode(more) == nil:
+		r.syntax(err)
+		return top
+	}
+	if err := decoder.Decode(more); !errors.Is(err, io.EOF) {
 		r.fail(more, "", `a second document starts here: a %s is one; remove the "---"`, recipeName)
 	}
 	return doc.Content[0]
+}
+
+func (r *recipeReader) syntax(err error) {
+	at, message := &yaml.Node{Line: 1}, strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		at.Line, _ = strconv.Atoi(m[1])
+		message = err.Error()[len(m[0]):]
+	}
+	r.fail(at, "", "read YAML: %s: check the indentation and the quotes here", message)
 }
 
 // mapping calls f for each key. An empty one is fine.

@@ -100,7 +100,10 @@ func (t *sourceTree) enter(ctx context.Context, rel string, parents []string) er
 	if err != nil {
 		return t.unreadable(rel, err)
 	}
-	if info, err := os.Stat(filepath.Join(dir, recipeName)); slices.Contains(parents, real) || err == nil && info.Mode().IsRegular() {
+	if slices.ContainsFunc(parents, func(p string) bool { return within(p, real) }) {
+		return nil
+	}
+	if info, err := os.Stat(filepath.Join(dir, recipeName)); err == nil && info.Mode().IsRegular() {
 		return nil
 	}
 	return t.walk(ctx, rel, append(slices.Clip(parents), real))
@@ -128,12 +131,21 @@ func (t *sourceTree) unreadable(rel string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) && rel != "" {
 		return err
 	}
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
 	return &faultError{sdk.Diagnostic{File: filepath.Join(t.dir, rel), Message: fmt.Sprintf(
-		"cannot be read: %v: let the user that runs tqserver read it, or leave it out with files in %s", err, recipeName)}}
+		"cannot be read: %v: let the user that runs tqserver read it, or leave it out with files in %s", cause(err), recipeName)}}
+}
+
+// cause is an error without the path that it is about.
+func cause(err error) error {
+	var command *exec.Error
+	if errors.As(err, &command) {
+		err = command.Err
+	}
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		err = file.Err
+	}
+	return err
 }
 
 func (t *sourceTree) has(rel string) bool {
