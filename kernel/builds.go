@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/stage"
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -112,13 +113,23 @@ func sourceFiles(root, dir string) []string {
 	entries, _ := os.ReadDir(dir) // a directory that is gone is the builder's to report
 	var files []string
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if rel, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(rel) {
-			path = rel
-		}
-		files = append(files, path)
+		files = append(files, sourcePath(root, filepath.Join(dir, e.Name())))
 	}
 	return files
+}
+
+func sourcePath(root, path string) string {
+	if rel, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
+}
+
+// choosesBuilder tells whether a file, by coming or going, may give a page another builder.
+func (k *Kernel) choosesBuilder(source string, c sdk.Change) bool {
+	return c.Op != sdk.Modified && filepath.Dir(c.Path) == source && slices.ContainsFunc(k.config().Plugins.Builder, func(b config.Plugin) bool {
+		return slices.ContainsFunc(b.Match, func(pattern string) bool { return sdk.Match(pattern, sourcePath(k.site.root, c.Path)) })
+	})
 }
 
 func matchesAny(pattern string, files []string) bool {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +78,9 @@ func TestCleanKeepsWhatIsNeeded(t *testing.T) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.MkdirAll(filepath.Join(dir, "files", "lib"), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		at := time.Now().Add(-age)
 		if err := os.Chtimes(dir, at, at); err != nil {
 			t.Fatal(err)
@@ -136,5 +140,57 @@ func TestLogLevelOfTheConsole(t *testing.T) {
 	k.log.Info("at last")
 	if got := out.String(); strings.Contains(got, "before") || !strings.Contains(got, "after") || strings.Contains(got, "at last") {
 		t.Errorf("the console shows %q", got)
+	}
+}
+
+// What a page asks for does not win over what the configuration says.
+func TestWorkerEnv(t *testing.T) {
+	k := testKernel(t)
+	k.opts.Environ = []string{"SHARED=of the server"}
+	env := k.workerEnv(map[string]*string{"MODE": ptr("configured"), "SHARED": nil, "MISSING": nil}, map[string]string{"MODE": "asked", "SHARED": "asked", "MORE": "asked"})
+	got := map[string]string{}
+	for _, entry := range env { // of two the last one counts
+		name, value, _ := strings.Cut(entry, "=")
+		got[name] = value
+	}
+	if want := map[string]string{"MODE": "configured", "SHARED": "of the server", "MORE": "asked"}; !maps.Equal(got, want) {
+		t.Errorf("the worker gets %v, want %v", got, want)
+	}
+}
+
+// A file that a builder's patterns name may change who builds a page, when it comes or goes in the page's directory.
+func TestChoosesBuilder(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) {
+		c.Plugins.Builder = []config.Plugin{{Match: []string{"pages/**/page.yaml"}}, {}}
+	})
+	source := k.site.abs("pages/a")
+	for _, c := range []struct {
+		path string
+		op   sdk.Op
+		want bool
+	}{
+		{"pages/a/page.yaml", sdk.Created, true}, {"pages/a/page.yaml", sdk.Removed, true}, {"pages/a/page.yaml", sdk.Modified, false},
+		{"pages/a/main.go", sdk.Created, false}, {"pages/a/b/page.yaml", sdk.Created, false}, {"pages/page.yaml", sdk.Created, false},
+	} {
+		if got := k.choosesBuilder(source, sdk.Change{Path: k.site.abs(c.path), Op: c.op}); got != c.want {
+			t.Errorf("%s %s: %v", c.path, c.op, got)
+		}
+	}
+}
+
+// A build that finds nothing but warnings has skipped the page.
+func TestSkipped(t *testing.T) {
+	warning, fault := sdk.Diagnostic{Warning: true}, sdk.Diagnostic{}
+	for _, c := range []struct {
+		ok    bool
+		found []sdk.Diagnostic
+		want  bool
+	}{
+		{false, []sdk.Diagnostic{warning, warning}, true}, {false, []sdk.Diagnostic{warning, fault}, false},
+		{false, nil, false}, {true, []sdk.Diagnostic{warning}, false},
+	} {
+		if got := (&buildReport{result: sdk.Result{OK: c.ok}, diagnostics: c.found}).skipped(); got != c.want {
+			t.Errorf("ok %v, %v: skipped is %v", c.ok, c.found, got)
+		}
 	}
 }

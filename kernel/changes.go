@@ -232,6 +232,6 @@ func (p *page) concerned(changes []sdk.Change) bool {
 		if src == nil {
 			return p.built == nil && p.building == nil || below(p.route.Dir, c.Path)
 		}
-		return src.concerns(c, p.building != nil)
+		return src.concerns(c, p.building != nil) || p.k.choosesBuilder(p.route.Source, c)
 	})
 }

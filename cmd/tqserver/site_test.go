@@ -253,11 +253,11 @@ func (s *site) page(name string) control.Page {
 	return control.Page{}
 }
 
-// stage gives the status of one stage.
+// stage gives the status of one stage; of the builder it is the first that is not idle.
 func (s *site) stage(name string) control.Stage {
 	s.t.Helper()
 	for _, st := range s.status().Stages {
-		if st.Stage == name {
+		if st.Stage == name && st.State != "idle" {
 			return st
 		}
 	}

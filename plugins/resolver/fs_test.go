@@ -49,6 +49,11 @@ func TestTrees(t *testing.T) {
 			want:  []string{"/blog blog blog"},
 			diags: []string{"warning: ROOT/blog and its src both hold"},
 		},
+		"any language": {
+			files: map[string]string{"node/page.yaml": "run: [node]", "node/src/main.go": main, "node/admin/main.go": main, "both/page.yaml": "", "both/main.go": main,
+				"link/page.yaml": "-> ../node/page.yaml", "d/page.yaml/": "", "gone/page.yaml": "-> nowhere", "yml/page.yml": ""},
+			want: []string{"/both both both", "/link link link", "/node node node", "/node/admin node/admin node/admin"},
+		},
 		"src that is not a source": {
 			files: map[string]string{"src/main.go": main, "x/src/lib/lib.go": "package lib", "x/src/page/main.go": main, "y/src": "a file", "y/main.go": main},
 			want:  []string{"/src src src", "/x/src/page x/src/page x/src/page", "/y y y"},
