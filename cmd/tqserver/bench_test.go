@@ -156,7 +156,7 @@ func (s *site) awaitServing() {
 			}
 		}
 		for _, stage := range st.Stages {
-			if stage.State != "running" {
+			if stage.State != "running" && stage.State != "idle" {
 				return fmt.Errorf("the %s is %s", stage.Stage, stage.State)
 			}
 		}

@@ -254,6 +254,9 @@ func TestBrowser(t *testing.T) {
 	b := openBrowser(t, s)
 	b.looks("/")
 	b.looks("/events")
+	if _, err := exec.LookPath("node"); err == nil {
+		b.looks("/node")
+	}
 
 	b.open("/events")
 	b.awaitText("#state", "live")

@@ -105,6 +105,29 @@ func TestNodeSavesUnderLoad(t *testing.T) {
 	l.mustHold()
 }
 
+// TestNodeSample serves pages/node of this repository.
+func TestNodeSample(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("no Node.js is installed, so its pages were not tried")
+	}
+	files := map[string]string{}
+	for name, text := range sources(t) {
+		if strings.HasPrefix(name, "pages/node/") {
+			files[name] = text
+		}
+	}
+	s := newSite(t, files)
+	s.start()
+	for path, want := range map[string]string{"/node": "Hello from Node.js.", "/node/style.css": "color-scheme", "/node?x=y": "<h1>", "/node//a": "Not found.", "/node/nope": "Not found."} {
+		status, body, err := s.get(path)
+		if err != nil || (status == 200) == (want == "Not found.") || !strings.Contains(body, want) {
+			t.Errorf("%s answers %d %q, %v; want %q", path, status, body, err, want)
+		}
+	}
+	s.write("pages/node/server.mjs", strings.Replace(files["pages/node/server.mjs"], "Hello from Node.js.", "Hello from the test.", 1))
+	s.awaitBodyHas("/node", "<h1>Hello from the test.</h1>")
+}
+
 // TestExecFaults breaks a page.yaml in every way: the old release serves on, and the place of the fault is shown.
 func TestExecFaults(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/page.yaml": execPage(t), "pages/index/text.txt": "good"})

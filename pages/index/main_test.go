@@ -116,8 +116,11 @@ func TestFindPages(t *testing.T) {
 		"blog/index/main.go":      "package main\n",
 		"internal/gen/main.go":    "package main\n",
 		"notes.txt":               "package main\n",
+		"node/page.yaml":          "# In another language.\nrun: [node]\n",
+		"node/src/main.go":        "package main\n",
+		"php/page.yaml":           "run: [php]\n",
 	})
-	want := []page{{"/", "Start."}, {"/api", ""}, {"/api/users", "Users of the API."}, {"/blog", ""}}
+	want := []page{{"/", "Start."}, {"/api", ""}, {"/api/users", "Users of the API."}, {"/blog", ""}, {"/node", "In another language."}, {"/php", ""}}
 	if got := findPages(filepath.Dir(runtime.PageDir)); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("found %v, want %v", got, want)
 	}

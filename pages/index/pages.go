@@ -12,7 +12,7 @@ import (
 // page is one page of the site, as found on disk.
 type page struct {
 	Route string
-	About string // the first line of the comment above "package main"
+	About string // the first line of the comment above "package main", or of page.yaml
 }
 
 // findPages lists the pages below root, sorted by route. A folder that cannot
@@ -54,8 +54,16 @@ func route(root, dir string) string {
 	return cmp.Or(place, "/")
 }
 
-// program reports whether dir holds a package main, and what it says it is.
+// program reports whether dir holds a package main, or a page.yaml for one in
+// another language, and what it says it is.
 func program(dir string) (about string, ok bool) {
+	if text, err := os.ReadFile(filepath.Join(dir, "page.yaml")); err == nil {
+		line, _, _ := strings.Cut(string(text), "\n")
+		if about, isComment := strings.CutPrefix(line, "# "); isComment {
+			return strings.TrimSpace(about), true
+		}
+		return "", true
+	}
 	sources, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 	for _, source := range sources {
 		text, err := os.ReadFile(source)

@@ -5,6 +5,7 @@ import { createServer } from 'node:http'
 const greeting = 'Hello from Node.js.'
 
 const route = process.env.TQ_ROUTE ?? '/node'
+const below = route === '/' ? '' : route
 const port = Number(process.env.TQ_PORT ?? 9000)
 const started = Date.now()
 
@@ -18,7 +19,7 @@ const page = () => `<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escape(greeting)}</title>
-<link rel="stylesheet" href="${escape(route)}/style.css">
+<link rel="stylesheet" href="${escape(below)}/style.css">
 <main>
 <h1>${escape(greeting)}</h1>
 <p>Change the greeting in <code>pages/node/server.mjs</code>, save, reload: the new release takes over without one failed request, as that of a Go page does.</p>
@@ -35,7 +36,7 @@ const page = () => `<!doctype html>
 const answers = {
   '/health': ['text/plain; charset=utf-8', () => 'OK\n'],
   [route]: ['text/html; charset=utf-8', page],
-  [`${route}/style.css`]: ['text/css; charset=utf-8', () => style],
+  [`${below}/style.css`]: ['text/css; charset=utf-8', () => style],
 }
 
 const server = createServer((request, response) => {
