@@ -150,7 +150,7 @@ func (b *execBuild) findTools(file string) (missing []sdk.Diagnostic) {
 		if _, err := os.Stat(filepath.Join(b.job.Source, w.text)); err == nil {
 			hint = fmt.Sprintf(", or write ./%s if you mean the file of the page", w.text)
 		}
-		d := w.fault(file, "%s is not there (%v), so the page is not served: install it%s, then run `tqserver reload`", w.text, cause(err), hint)
+		d := w.fault(file, "%s is not there (%v): install it%s, then run `tqserver reload`", w.text, cause(err), hint)
 		d.Warning = true
 		missing = append(missing, d)
 	}

@@ -293,9 +293,9 @@ func TestExecMissingProgram(t *testing.T) {
 		t.Fatalf("%v, %+v, %v", err, r, e.diagnostics)
 	}
 	for i, want := range []string{
-		"page.yaml:1:16: requires[1]: no-such-thing is not there (executable file not found in $PATH), so the page is not served: install it, then run `tqserver reload`",
-		"page.yaml:2:9: build[0]: /no/compiler is not there (no such file or directory), so the page",
-		"page.yaml:3:7: run[0]: serve is not there (executable file not found in $PATH), so the page is not served: install it, or write ./serve if you mean the file of the page",
+		"page.yaml:1:16: requires[1]: no-such-thing is not there (executable file not found in $PATH): install it, then run `tqserver reload`",
+		"page.yaml:2:9: build[0]: /no/compiler is not there (no such file or directory): install it",
+		"page.yaml:3:7: run[0]: serve is not there (executable file not found in $PATH): install it, or write ./serve if you mean the file of the page",
 	} {
 		if got := strings.TrimPrefix(e.diagnostics[i].String(), s.path("pages/p")+"/"); !strings.HasPrefix(got, want) || !e.diagnostics[i].Warning {
 			t.Errorf("got  %s (warning %v)\nwant %s", got, e.diagnostics[i].Warning, want)
