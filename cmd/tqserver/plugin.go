@@ -19,7 +19,7 @@ import (
 
 // bundle is the plugins in this binary, by stage and name.
 var bundle = map[string]map[string]func(){
-	"resolver": {"fs": resolver.ServeFS},
+	"resolver": {"fs": resolver.ServeFS, "vhost": resolver.ServeVHost},
 	"builder":  {"go": builder.ServeGo},
 	"watcher":  {"fsnotify": watcher.ServeFsnotify},
 	"checker":  {"http": checker.ServeHTTP},
