@@ -23,7 +23,7 @@ var bundle = map[string]map[string]func(){
 	"builder":  {"go": builder.ServeGo},
 	"watcher":  {"fsnotify": watcher.ServeFsnotify},
 	"checker":  {"http": checker.ServeHTTP},
-	"rotator":  {"file": rotator.ServeFile},
+	"rotator":  {"file": rotator.ServeFile, "stdout": rotator.ServeStdout},
 }
 
 // stages is the order in which they work.
