@@ -21,7 +21,7 @@ import (
 var bundle = map[string]map[string]func(){
 	"resolver": {"fs": resolver.ServeFS, "vhost": resolver.ServeVHost},
 	"builder":  {"go": builder.ServeGo},
-	"watcher":  {"fsnotify": watcher.ServeFsnotify},
+	"watcher":  {"fsnotify": watcher.ServeFsnotify, "poll": watcher.ServePoll},
 	"checker":  {"http": checker.ServeHTTP},
 	"rotator":  {"file": rotator.ServeFile, "stdout": rotator.ServeStdout},
 }
