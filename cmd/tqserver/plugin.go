@@ -22,7 +22,7 @@ var bundle = map[string]map[string]func(){
 	"resolver": {"fs": resolver.ServeFS, "vhost": resolver.ServeVHost},
 	"builder":  {"go": builder.ServeGo},
 	"watcher":  {"fsnotify": watcher.ServeFsnotify, "poll": watcher.ServePoll},
-	"checker":  {"http": checker.ServeHTTP},
+	"checker":  {"http": checker.ServeHTTP, "tcp": checker.ServeTCP},
 	"rotator":  {"file": rotator.ServeFile, "stdout": rotator.ServeStdout},
 }
 
