@@ -131,7 +131,12 @@ func (k *Kernel) buildAll(ctx context.Context, each func(Built)) error {
 	var mu sync.Mutex
 	var work sync.WaitGroup
 	var errs []error
+	begun := map[string]bool{}
 	for _, r := range table.Routes {
+		if begun[r.Page] {
+			continue // it answers under another host, too
+		}
+		begun[r.Page] = true
 		work.Go(func() {
 			report, err := k.build(ctx, sdk.Job{Page: r.Page, Dir: r.Dir, Source: r.Source})
 			mu.Lock()

@@ -203,6 +203,7 @@ func TestRouteTablesAreChecked(t *testing.T) {
 	page := func(name, path string) sdk.Route {
 		return sdk.Route{Page: name, Path: path, Dir: "/site/" + name, Source: "/site/" + name}
 	}
+	at := func(host string, r sdk.Route) sdk.Route { r.Host = host; return r }
 	r := newRoutes()
 	r.table = sdk.Table{Epoch: "a", Version: 3}
 	for want, table := range map[string]sdk.Table{
@@ -210,6 +211,7 @@ func TestRouteTablesAreChecked(t *testing.T) {
 		"it has no routes":                {Epoch: "b", Version: 1},
 		"is claimed by pages a and b":     {Epoch: "b", Version: 1, Routes: []sdk.Route{page("a", "/x"), page("b", "/x")}},
 		"page a is there twice":           {Epoch: "b", Version: 1, Routes: []sdk.Route{page("a", "/x"), page("a", "/y")}},
+		"page b is there twice":           {Epoch: "b", Version: 1, Routes: []sdk.Route{at("h", page("b", "/x")), at("i", page("b", "/y"))}},
 		`route "/x/" of page a is not`:    {Epoch: "b", Version: 1, Routes: []sdk.Route{page("a", "/x/")}},
 		`page name "../a" is not a clean`: {Epoch: "b", Version: 1, Routes: []sdk.Route{page("../a", "/x")}},
 		"of page a are not absolute":      {Epoch: "b", Version: 1, Routes: []sdk.Route{{Page: "a", Path: "/a", Dir: "a", Source: "a"}}},
@@ -220,6 +222,7 @@ func TestRouteTablesAreChecked(t *testing.T) {
 	}
 	for _, table := range []sdk.Table{
 		{Epoch: "a", Version: 4, Routes: []sdk.Route{page("index", "/"), page("api/users", "/api/users")}},
+		{Epoch: "a", Version: 4, Routes: []sdk.Route{at("h", page("a", "/")), at("i", page("a", "/")), at("", page("a", "/")), at("i", page("b", "/b"))}},
 		{Epoch: "b", Version: 1, AllowEmpty: true},
 	} {
 		if err := r.check(table); err != nil {

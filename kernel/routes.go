@@ -184,7 +184,7 @@ func (r *routes) check(t sdk.Table) error {
 	case len(t.Routes) == 0 && !t.AllowEmpty:
 		return errors.New("it has no routes")
 	}
-	pages, places := map[string]bool{}, map[string]string{}
+	pages, places := map[string]sdk.Route{}, map[string]string{}
 	for _, route := range t.Routes {
 		if err := checkRoute(route); err != nil {
 			return err
@@ -193,10 +193,12 @@ func (r *routes) check(t sdk.Table) error {
 		if other, ok := places[place]; ok {
 			return fmt.Errorf("route %s is claimed by pages %s and %s", place, other, route.Page)
 		}
-		if pages[route.Page] {
-			return fmt.Errorf("page %s is there twice", route.Page)
+		places[place] = route.Page
+		first, more := pages[route.Page]
+		if first.Host = route.Host; more && first != route {
+			return fmt.Errorf("page %s is there twice, with different paths or directories", route.Page)
 		}
-		pages[route.Page], places[place] = true, route.Page
+		pages[route.Page] = route
 	}
 	return nil
 }
@@ -220,7 +222,7 @@ func (k *Kernel) apply(t sdk.Table) error {
 	cancels := map[string]context.CancelFunc{}
 	table := make([]proxy.Route, 0, len(t.Routes))
 	for _, route := range t.Routes {
-		p := r.pages[route.Page]
+		p := cmp.Or(r.pages[route.Page], fresh[route.Page])
 		if p == nil {
 			ctx, cancel := context.WithCancel(context.Background())
 			p = newPage(ctx, k, route)
@@ -235,8 +237,8 @@ func (k *Kernel) apply(t sdk.Table) error {
 		return err
 	}
 	kept := map[string]sdk.Route{}
-	for _, route := range t.Routes {
-		kept[route.Page] = route
+	for _, route := range slices.Backward(t.Routes) {
+		kept[route.Page] = route // its first
 	}
 	for name, p := range r.pages {
 		if route, ok := kept[name]; ok {

@@ -32,7 +32,7 @@ type Table struct {
 type Route struct {
 	Host   string // lower case, without port; "": every host
 	Path   string // canonical: starts with "/", no trailing "/" except the root, no "//", "." or ".."
-	Page   string // name, unique in a table, e.g. "api/users"
+	Page   string // name, e.g. "api/users"; routes of the same page differ in nothing but the host
 	Dir    string // absolute path of the page's directory
 	Source string // absolute path of the directory to build: Dir or one below it
 }

@@ -19,11 +19,11 @@ import (
 
 // bundle is the plugins in this binary, by stage and name.
 var bundle = map[string]map[string]func(){
-	"resolver": {"fs": resolver.ServeFS},
+	"resolver": {"fs": resolver.ServeFS, "vhost": resolver.ServeVHost},
 	"builder":  {"go": builder.ServeGo, "exec": builder.ServeExec},
-	"watcher":  {"fsnotify": watcher.ServeFsnotify},
-	"checker":  {"http": checker.ServeHTTP},
-	"rotator":  {"file": rotator.ServeFile},
+	"watcher":  {"fsnotify": watcher.ServeFsnotify, "poll": watcher.ServePoll},
+	"checker":  {"http": checker.ServeHTTP, "tcp": checker.ServeTCP},
+	"rotator":  {"file": rotator.ServeFile, "stdout": rotator.ServeStdout},
 }
 
 // stages is the order in which they work.

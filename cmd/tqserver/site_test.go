@@ -35,6 +35,7 @@ type site struct {
 	pool    [2]int // worker ports
 	cmd     *exec.Cmd
 	out     *output
+	stdout  io.Writer // nil: out
 	exited  chan struct{}
 	environ []string
 }
@@ -153,6 +154,9 @@ func (s *site) launch(args ...string) {
 	s.t.Helper()
 	s.cmd = s.command(context.Background(), args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if s.stdout != nil {
+		s.cmd.Stdout = s.stdout
+	}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,6 +69,38 @@ func TestLaunchRefusesBadPlugins(t *testing.T) {
 				t.Errorf("last lines: %q", e.Stderr)
 			}
 		})
+	}
+}
+
+// TestRotatorHasStandardOutput, which no other plugin has.
+func TestRotatorHasStandardOutput(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	defer func(old *os.File) { os.Stdout = old }(os.Stdout)
+	os.Stdout = file // no test runs beside this one
+	for _, stage := range []string{"rotator", "builder", "checker"} {
+		b := newBench(t)
+		s, _ := b.run(fakeSpec(stage, "good", ""))
+		var found []string
+		for _, d := range b.mustBuild(s, sdk.Job{Page: "descriptors"}).Argv {
+			if strings.HasSuffix(d, " "+file.Name()) {
+				found = append(found, d)
+			}
+		}
+		var want []string
+		if stage == "rotator" {
+			want = []string{"3 " + file.Name()}
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("%s has %q, want %q", stage, found, want)
+		}
+		env := b.mustBuild(s, sdk.Job{Page: "environ"}).Argv
+		if slices.Contains(env, stdoutVar+"=3") != (stage == "rotator") {
+			t.Errorf("%s has the environment %q", stage, env)
+		}
 	}
 }
 

@@ -136,6 +136,12 @@ func (f *fake) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (s
 		r.Argv = os.Environ()
 	case "dir":
 		r.Artifact, _ = os.Getwd()
+	case "descriptors":
+		files, _ := filepath.Glob("/proc/self/fd/*")
+		for _, file := range files {
+			target, _ := os.Readlink(file)
+			r.Argv = append(r.Argv, filepath.Base(file)+" "+target)
+		}
 	case "grandchild":
 		r.Artifact = strconv.Itoa(f.grandchild)
 	case "exit":

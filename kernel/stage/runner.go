@@ -73,8 +73,16 @@ func (p *proc) prepare(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (runner.
 	}
 	p.cmd = &exec.Cmd{Path: p.spec.Path, Args: append([]string{name}, p.spec.Args...), Dir: p.spec.Dir,
 		Env: append(append([]string{}, p.spec.Env...), cmd.Env...)}
+	if p.spec.Stage == "rotator" { // its own stdout is the protocol's
+		p.cmd.ExtraFiles = []*os.File{os.Stdout}
+		p.cmd.Env = append(p.cmd.Env, stdoutVar+"=3")
+	}
 	return p, nil
 }
+
+// stdoutVar names the descriptor of the kernel's standard output in a rotator's environment. It is passed on as it is:
+// only the rotator knows whether it wants to wait for a reader.
+const stdoutVar = "TQSERVER_STDOUT_FD"
 
 // shake passes the handshake line on to go-plugin, which reads nothing else, and gets stuck at a line above 64 KiB.
 func (p *proc) shake(line []byte) {

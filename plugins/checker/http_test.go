@@ -36,13 +36,15 @@ type bench struct {
 	refuse  error
 }
 
-func newBench(t *testing.T, config func(*HTTPConfig)) *bench {
+func newBench(t *testing.T, change func(*rule)) *bench {
 	b := &bench{t: t, http: NewHTTP(), sets: make(chan sdk.TargetSet), probes: map[string][]time.Time{},
 		answer: func(context.Context, string) error { return nil }}
-	if config != nil {
-		config(&b.http.config)
+	if change != nil {
+		r := b.http.current()
+		change(&r)
+		b.http.apply(r)
 	}
-	b.http.probe = func(ctx context.Context, t sdk.Target, path string) error {
+	b.http.get = func(ctx context.Context, t sdk.Target, path string) error {
 		b.mu.Lock()
 		b.probes[t.ID] = append(b.probes[t.ID], time.Now())
 		answer := b.answer
@@ -132,7 +134,7 @@ func TestReportsFirstStateAndChanges(t *testing.T) {
 
 func TestFirstStateMayBeUnhealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(c *HTTPConfig) { c.Successes = 2 })
+		b := newBench(t, func(r *rule) { r.successes = 2 })
 		b.answers(bad)
 		b.set("a")
 		b.wait(59 * time.Second)
@@ -168,7 +170,7 @@ func TestTargetThatStaysKeepsItsCounts(t *testing.T) {
 
 func TestProbeOfTargetThatLeavesIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(c *HTTPConfig) { c.TimeoutMS = int(time.Hour / time.Millisecond) })
+		b := newBench(t, func(r *rule) { r.timeout = time.Hour })
 		ended := make(chan struct{})
 		b.answers(func(ctx context.Context, id string) error { defer close(ended); return hang(ctx, id) })
 		b.set("a")
@@ -353,7 +355,7 @@ func TestProbe(t *testing.T) {
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
 		}
-		err := NewHTTP().probe(ctx, target, path)
+		err := NewHTTP().get(ctx, target, path)
 		cancel()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
@@ -373,7 +375,7 @@ func TestProbeOfNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	err = NewHTTP().probe(t.Context(), sdk.Target{Addr: l.Addr().String()}, "/health")
+	err = NewHTTP().get(t.Context(), sdk.Target{Addr: l.Addr().String()}, "/health")
 	if err == nil || !strings.HasPrefix(err.Error(), "GET /health: dial tcp 127.0.0.1:") || !strings.HasSuffix(err.Error(), "connection refused") {
 		t.Errorf("error is %v", err)
 	}
@@ -390,7 +392,9 @@ func TestCheckOfARealServer(t *testing.T) {
 	}))
 	defer server.Close()
 	h := NewHTTP()
-	h.config.IntervalMS, h.config.TimeoutMS = 10, 5000
+	if err := h.Configure(t.Context(), HTTPConfig{Path: "/health", IntervalMS: 10, TimeoutMS: 5000, Failures: 3, Successes: 1}); err != nil {
+		t.Fatal(err)
+	}
 	sets, reports := make(chan sdk.TargetSet, 1), make(chan sdk.Health, 10)
 	sets <- sdk.TargetSet{Version: 1, Targets: []sdk.Target{{ID: "w1", Addr: server.Listener.Addr().String()}}}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -54,11 +54,22 @@ func (f *FS) Configure(_ context.Context, c Config) error {
 // Resolve implements sdk.Resolver: one table for each tree. What cannot be read is a diagnostic, beside the routes that
 // it last had in this stream. It returns when ctx ends, trees is closed (nil) or push fails (its error).
 func (f *FS) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.Table) error) error {
+	r := newResolution()
+	return answer(ctx, trees, f.changed, push, func(tree sdk.Tree) sdk.Table {
+		f.mu.Lock()
+		r.skip = f.skip
+		f.mu.Unlock()
+		return r.table(tree)
+	})
+}
+
+// answer pushes a table for each tree, and one more for the newest tree whenever the configuration changed. It returns
+// when ctx ends, trees is closed (nil) or push fails (its error).
+func answer(ctx context.Context, trees <-chan sdk.Tree, changed <-chan struct{}, push func(sdk.Table) error, table func(sdk.Tree) sdk.Table) error {
 	select {
-	case <-f.changed: // it is read with the first tree
+	case <-changed: // it is read with the first tree
 	default:
 	}
-	r := &resolution{clauses: map[string]clause{}}
 	var tree sdk.Tree
 	for {
 		select {
@@ -69,16 +80,13 @@ func (f *FS) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.T
 				return nil
 			}
 			tree = t
-		case <-f.changed:
+		case <-changed:
 			if tree.Root == "" {
 				continue
 			}
 		}
-		f.mu.Lock()
-		r.skip = f.skip
-		f.mu.Unlock()
 		var refused *sdk.RefusedError // the kernel tells the user; the next tree may do better
-		if err := push(r.table(tree)); err != nil && !errors.As(err, &refused) {
+		if err := push(table(tree)); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
@@ -92,6 +100,8 @@ type resolution struct {
 	last    []sdk.Route
 	clauses map[string]clause // path of a .go file -> what its head says
 }
+
+func newResolution() *resolution { return &resolution{clauses: map[string]clause{}} }
 
 func (r *resolution) table(tree sdk.Tree) sdk.Table {
 	if tree.Root != r.root {

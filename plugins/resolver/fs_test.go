@@ -263,7 +263,7 @@ type stream struct {
 	revision uint64
 }
 
-func start(t *testing.T, f *FS, run ...func(func())) *stream {
+func start(t *testing.T, f sdk.Resolver, run ...func(func())) *stream {
 	s := &stream{t: t, trees: make(chan sdk.Tree), tables: make(chan sdk.Table)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -319,7 +319,7 @@ func (s *stream) next() sdk.Table {
 	panic("unreachable")
 }
 
-// lines gives "path page source" of each route, and sees to what holds for all of them.
+// lines gives "path page source" of each route, the host before the path, and sees to what holds for all of them.
 func lines(root string, table sdk.Table) []string {
 	var all []string
 	for _, r := range table.Routes {
@@ -327,7 +327,7 @@ func lines(root string, table sdk.Table) []string {
 		if err != nil || r.Dir != filepath.Join(root, r.Page) || !within(r.Source, r.Dir) {
 			source = fmt.Sprintf("BAD %+v", r)
 		}
-		all = append(all, r.Path+" "+r.Page+" "+source)
+		all = append(all, r.Host+r.Path+" "+r.Page+" "+source)
 	}
 	return all
 }

@@ -74,7 +74,7 @@ func (w *walk) visit(p place, entries []fs.DirEntry) {
 	}
 	for _, e := range entries {
 		isSource := e.Name() == "src" && (source != "" || err != nil)
-		if !isSource && !w.skips(p, e.Name()) {
+		if !isSource && !skips(w.skip, e.Name(), path.Join(p.rel, e.Name())) {
 			w.entry(p, e)
 		}
 	}
@@ -210,12 +210,12 @@ func (w *walk) warn(file, message string) {
 	w.diagnostics = append(w.diagnostics, sdk.Diagnostic{Warning: true, Message: message, File: strings.ToValidUTF8(file, "\uFFFD")})
 }
 
-func (w *walk) skips(p place, name string) bool {
+// skips tells whether a directory, of which rel is the path relative to the root, holds no pages.
+func skips(patterns []string, name, rel string) bool {
 	if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || slices.Contains(skipped, name) {
 		return true
 	}
-	rel := path.Join(p.rel, name)
-	return slices.ContainsFunc(w.skip, func(pattern string) bool { return sdk.Match(pattern, rel) })
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return sdk.Match(pattern, rel) })
 }
 
 // usable tells whether a name can be part of a route and of a message.

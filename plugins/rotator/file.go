@@ -27,7 +27,6 @@ type FileConfig struct {
 const (
 	idleTime    = 30 * time.Second // then a file is closed
 	openLimit   = 256              // files open at once
-	streamLimit = 4096             // streams whose last batch is remembered
 	writeBytes  = 256 << 10        // of one write(2)
 	compressors = 2                // at once
 )
@@ -50,16 +49,9 @@ type File struct {
 	closed   bool
 	families map[string]*family
 	open     map[string]*handle // by path
-	done     map[string]progress
+	stored   ledger
 	buf      []byte
 	ends     []int // of the lines in buf
-}
-
-// progress is how many lines of the newest batch of a stream are stored.
-type progress struct {
-	seq   uint64
-	lines int
-	all   bool
 }
 
 var (
@@ -71,7 +63,7 @@ var (
 // NewFile makes a rotator with the default configuration. It starts nothing before the first Write.
 func NewFile() *File {
 	f := &File{log: hclog.NewNullLogger(), slots: make(chan struct{}, compressors), stop: make(chan struct{}),
-		drained: make(chan struct{}), families: map[string]*family{}, open: map[string]*handle{}, done: map[string]progress{}}
+		drained: make(chan struct{}), families: map[string]*family{}, open: map[string]*handle{}, stored: ledger{}}
 	f.apply(FileConfig{MaxSizeMB: 50, Keep: 14, MaxAgeDays: 30, Compress: true})
 	return f
 }
@@ -112,10 +104,7 @@ func (f *File) Write(ctx context.Context, b sdk.Batch) error {
 		return fmt.Errorf("store lines of %s: the path %q is not absolute", b.Stream, b.File)
 	}
 	f.start()
-	p := f.done[b.Stream]
-	if p.seq != b.Seq || b.Seq == 0 { // 0: not numbered
-		p = progress{seq: b.Seq}
-	}
+	p := f.stored.of(b)
 	var err error
 	fam := f.family(b)
 	for !p.all && err == nil {
@@ -128,7 +117,7 @@ func (f *File) Write(ctx context.Context, b sdk.Batch) error {
 			p.lines += n
 		}
 	}
-	f.remember(b.Stream, p)
+	f.stored.remember(b.Stream, p)
 	return explain(err)
 }
 
@@ -190,17 +179,6 @@ func (f *File) family(b sdk.Batch) *family {
 		f.tidy(fam)
 	}
 	return fam
-}
-
-func (f *File) remember(stream string, p progress) {
-	if _, ok := f.done[stream]; !ok && len(f.done) >= streamLimit {
-		for other, p := range f.done {
-			if p.all {
-				delete(f.done, other)
-			}
-		}
-	}
-	f.done[stream] = p
 }
 
 // writeSome stores lines from the given one on that belong to one file, and tells how many.

@@ -67,3 +67,37 @@ func TestCompressingOnAFullDiskKeepsTheFile(t *testing.T) {
 	settle(t, f)
 	wantTree(t, dir, map[string]string{"s.1.log": string(text), "s.log": "x\n"})
 }
+
+// A file takes a part of a line when the disk is full: the rest comes first when there is room again.
+func TestStdoutThatIsAFileOnAFullDisk(t *testing.T) {
+	dir := smallDisk(t, "64k")
+	f, err := os.OpenFile(dir+"/out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := os.WriteFile(dir+"/filler", make([]byte, 40<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, b := newTestStdout(t, f), numbered("a", 4)
+	for len(b.Lines) < 24 {
+		b.Lines = append(b.Lines, b.Lines[1])
+	}
+	for range 2 {
+		if err := s.Write(t.Context(), b); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("on a full disk: %v", err)
+		}
+	}
+	if part := content(t, dir+"/out"); part == "" || strings.HasSuffix(part, "\n") {
+		t.Errorf("on the full disk are %d bytes: no line was torn, so nothing is tested", len(part))
+	}
+	if err := os.Remove(dir + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(records(t, []byte(content(t, dir+"/out")))); n != len(b.Lines) {
+		t.Errorf("%d lines after recovery, want %d", n, len(b.Lines))
+	}
+}

@@ -32,7 +32,7 @@ type rig struct {
 }
 
 // start runs w until the test ends. run, if given, calls what it is given on a thread of its choice.
-func start(t *testing.T, w *Fsnotify, run ...func(func())) *rig {
+func start(t *testing.T, w sdk.Watcher, run ...func(func())) *rig {
 	t.Helper()
 	r := &rig{t: t, sets: make(chan sdk.WatchSet), reports: make(chan sdk.ChangeSet), known: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())

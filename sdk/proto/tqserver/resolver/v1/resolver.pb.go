@@ -340,7 +340,7 @@ type Route struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`     // lower case, without port; empty: every host
 	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`     // canonical: starts with "/", no trailing "/" except the root, no "//", "." or ".."
-	Page          string                 `protobuf:"bytes,3,opt,name=page,proto3" json:"page,omitempty"`     // name of the page, unique in a table, e.g. "api/users"
+	Page          string                 `protobuf:"bytes,3,opt,name=page,proto3" json:"page,omitempty"`     // name of the page, e.g. "api/users"; routes of the same page differ in nothing but the host
 	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`       // absolute path of the page's directory
 	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"` // absolute path of the directory to build; dir itself or one below it
 	unknownFields protoimpl.UnknownFields
