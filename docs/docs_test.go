@@ -22,7 +22,7 @@ import (
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for _, pattern := range []string{"../README.md", "*.md", "../plugins/*/README.md"} {
+	for _, pattern := range []string{"../README.md", "*.md", "plugins/*.md", "plugins/*/README.md", "../plugins/*/README.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: nothing found, %v", pattern, err)
