@@ -56,8 +56,9 @@ type Kernel struct {
 	files   *files
 	front   *front
 
-	targets  notifier // the set of workers changed
-	progress notifier // the state of a page changed
+	targets    notifier      // the set of workers changed
+	targetSets atomic.Uint64 // sent so far
+	progress   notifier      // the state of a page changed
 
 	started  time.Time
 	url      string
