@@ -27,7 +27,8 @@ const goPluginProtos = [
 
 // serve runs a plugin until the kernel ends it. The plugin has: name, version; protos, the texts of its stage's .proto
 // files; services, full name -> method -> handler(request), which may be async; schema, as --describe prints it;
-// configure(config), called with the defaults filled in; drain(), which waits for what is under way.
+// validate(config), the faults that a schema cannot tell, as diagnostics; configure(config), called with the defaults
+// filled in; drain(), which waits for what is under way.
 export function serve(plugin) {
   if (process.argv.at(-1) === '--describe') {
     process.stdout.write(JSON.stringify(describe(plugin), null, 2) + '\n');
@@ -120,9 +121,9 @@ function lifecycle(plugin) {
       return { name: plugin.name, version: plugin.version, language, services, capabilities };
     },
     Schema: () => ({ fields: plugin.schema.map((f) => ({ ...f, type: `FIELD_TYPE_${f.type.toUpperCase()}` })) }),
-    Validate: (request) => ({ diagnostics: read(plugin.schema, request.config_json).faults }),
+    Validate: (request) => ({ diagnostics: read(plugin, request.config_json).faults }),
     Configure: (request) => {
-      const { config, faults } = read(plugin.schema, request.config_json);
+      const { config, faults } = read(plugin, request.config_json);
       if (faults.length > 0) throw invalid(`${faults[0].path}: ${faults[0].message}`);
       plugin.configure(config);
       return {};
@@ -139,7 +140,7 @@ function invalid(message) {
 }
 
 // read gives a configuration with its defaults, and what is wrong with it, as diagnostics.
-function read(schema, json) {
+function read({ schema, validate }, json) {
   let given;
   try {
     given = JSON.parse(json.toString() || '{}');
@@ -159,7 +160,7 @@ function read(schema, json) {
     if (message) faults.push({ path: `config.${field.name}`, message });
     config[field.name] = given[field.name] ?? (field.default_json && JSON.parse(field.default_json));
   }
-  return { config, faults };
+  return { config, faults: faults.length > 0 ? faults : validate(config) };
 }
 
 const kinds = {

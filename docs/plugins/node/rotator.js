@@ -30,13 +30,14 @@ async function write({ batch }) {
 }
 
 async function store(batch) {
+  if (!settings) throw new Error('there was no Configure yet');
   if (batch.seq !== '0' && stored.get(batch.stream) === batch.seq) return; // the acknowledgement was lost
   const text = Buffer.from(entries(batch).map((e) => JSON.stringify(e) + '\n').join(''));
   if (text.length > 0) {
     const { file, fsync, max_size_mb: limit, keep } = settings; // those of the moment, for the whole batch
     await mkdir(dirname(file), { recursive: true });
     if (limit > 0) await rotate(file, keep, limit * 2 ** 20 - text.length);
-    await append(file, text, fsync);
+    await append(file, text, fsync).catch((err) => { throw new Error(`append to ${file}: ${err.message}`); });
   }
   stored.set(batch.stream, batch.seq);
 }
@@ -95,12 +96,17 @@ async function append(file, text, fsync) {
   }
 }
 
+function validate({ file }) {
+  return file.trim() === '' ? [{ path: 'config.file', message: 'is empty; give the name of a file' }] : [];
+}
+
 serve({
   name: 'jsonfile',
   version: '1.0.0',
   protos: [rotatorProto],
   services: { 'tqserver.plugin.rotator.v1.Rotator': { Write: write } },
   schema,
+  validate,
   configure: (config) => { settings = config; },
   drain: () => last,
 });
