@@ -25,6 +25,14 @@ const npmPatience = 5 * time.Minute
 // TestNodePlugin builds the example in docs/plugins/node as its README says, and puts it to work.
 func TestNodePlugin(t *testing.T) {
 	plugin := buildNodePlugin(t)
+	t.Run("description", func(t *testing.T) {
+		out, errs, err := newSite(t, nil).run("plugin", "describe", plugin)
+		for _, want := range []string{"jsonfile", "javascript", "rotator", "log-level", "old files that are kept"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("plugin describe has no %q: %v %s\n%s", want, err, errs, out)
+			}
+		}
+	})
 	t.Run("service", func(t *testing.T) { testNodeRotator(t, plugin) })
 }
 
