@@ -1,13 +1,12 @@
 // What every plugin of tqserver does, whatever its stage: handshake, transport, lifecycle and the end. Copy this file
 // for a plugin of your own. ../protocol.md says why each part is here.
-import { generateKeyPairSync } from 'node:crypto';
 import { join } from 'node:path';
 import * as grpc from '@grpc/grpc-js';
 import { fromJSON } from '@grpc/proto-loader';
-import forge from 'node-forge';
 import protobuf from 'protobufjs';
 import diagnosticProto from 'protos/tqserver/diagnostic/v1/diagnostic.proto';
 import lifecycleProto from 'protos/tqserver/lifecycle/v1/lifecycle.proto';
+import { certificate } from './certificate.js';
 
 const cookie = { name: 'TQSERVER_PLUGIN', value: '6f1c0d4b-stage-plugin' };
 const protocol = 1; // version of the handshake
@@ -83,7 +82,7 @@ function listen(plugin) {
     [{ private_key: Buffer.from(own.key), cert_chain: Buffer.from(own.cert) }], true);
   server.bindAsync(`unix:${socket}`, credentials, (err) => {
     if (err) throw err;
-    process.stdout.write(`1|${protocol}|unix|${socket}|grpc|${derOf(own.cert)}\n`);
+    process.stdout.write(`1|${protocol}|unix|${socket}|grpc|${own.base64}\n`);
   });
 }
 
@@ -186,28 +185,6 @@ function end(server) {
   setTimeout(() => process.exit(0), 200); // the kernel's connection may stay open
   server.tryShutdown(() => process.exit(0));
   return {};
-}
-
-// certificate makes a key and a certificate for this one run. The kernel trusts it because it is in the handshake.
-function certificate() {
-  const keys = generateKeyPairSync('rsa', { modulusLength: 2048,
-    publicKeyEncoding: { type: 'spki', format: 'pem' }, privateKeyEncoding: { type: 'pkcs8', format: 'pem' } });
-  const cert = forge.pki.createCertificate();
-  const name = [{ name: 'commonName', value: 'localhost' }];
-  cert.publicKey = forge.pki.publicKeyFromPem(keys.publicKey);
-  cert.serialNumber = '01';
-  cert.validity.notBefore = new Date(Date.now() - 60_000);
-  cert.validity.notAfter = new Date(Date.now() + 30 * 365 * 86_400_000);
-  cert.setSubject(name);
-  cert.setIssuer(name);
-  cert.setExtensions([{ name: 'subjectAltName', altNames: [{ type: 2, value: 'localhost' }] }, { name: 'extKeyUsage', serverAuth: true }]);
-  cert.sign(forge.pki.privateKeyFromPem(keys.privateKey), forge.md.sha256.create());
-  return { key: keys.privateKey, cert: forge.pki.certificateToPem(cert) };
-}
-
-// derOf gives a PEM certificate as base64 without line breaks and padding.
-function derOf(pem) {
-  return pem.replace(/-----[^-]+-----|\s|=/g, '');
 }
 
 const levels = ['trace', 'debug', 'info', 'warn', 'error'];
