@@ -64,6 +64,7 @@ func defaultPlugins() Plugins {
 		StartTimeout: 5 * time.Second,
 		RPCTimeout:   10 * time.Second,
 		StopTimeout:  5 * time.Second,
+		Probation:    time.Minute,
 		Restart: Restart{
 			Initial:       500 * time.Millisecond,
 			Max:           30 * time.Second,

@@ -89,6 +89,7 @@ func (p *Plugins) fields() fields {
 			{"start_timeout_ms", wait(&p.StartTimeout)},
 			{"rpc_timeout_ms", wait(&p.RPCTimeout)},
 			{"stop_timeout_ms", wait(&p.StopTimeout)},
+			{"probation_ms", span(&p.Probation, time.Millisecond, 0, 24*time.Hour)},
 			{"restart", section(p.Restart.fields())},
 		})},
 	}

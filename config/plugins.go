@@ -21,7 +21,10 @@ type Plugins struct {
 	RPCTimeout time.Duration
 	// StopTimeout is how long a plugin may take to stop before it is killed.
 	StopTimeout time.Duration
-	Restart     Restart
+	// Probation is how long a plugin that replaced another is watched: when it
+	// fails within, the one before is started again. 0 is not at all.
+	Probation time.Duration
+	Restart   Restart
 }
 
 // Restart is how a plugin that failed is started again.

@@ -61,6 +61,7 @@ type instance struct {
 	schema  sdk.Schema
 	started time.Time // when the launch had succeeded
 	nonce   uint64
+	level   hclog.Level // that the plugin was told
 
 	alive context.Context // ends when the instance is of no more use, with the cause
 	fail  context.CancelCauseFunc
@@ -107,6 +108,26 @@ func (i *instance) dead() bool { return i.alive.Err() != nil }
 func (i *instance) check(ctx context.Context) error {
 	i.nonce++
 	return i.life.Check(ctx, i.nonce)
+}
+
+// beat is one heartbeat. It also passes on that the log level has changed.
+func (i *instance) beat(ctx context.Context) error {
+	if err := i.check(ctx); err != nil {
+		return err
+	}
+	level := i.log.GetLevel()
+	if level == i.level || !i.can(sdk.CapabilityLogLevel) {
+		return nil
+	}
+	err := i.life.SetLogLevel(ctx, level.String())
+	if ctx.Err() != nil {
+		return nil // tried again with the next one
+	}
+	i.level = level
+	if err != nil {
+		i.log.Warn("the plugin did not take the log level", "level", level, "error", err)
+	}
+	return nil
 }
 
 // stop ends a working instance in order: its sessions, its jobs, what it holds, its process. It takes at most

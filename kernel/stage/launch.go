@@ -25,7 +25,8 @@ type step struct {
 
 var (
 	checkSteps  = []step{{"start", (*instance).shakeHands}, {"init", (*instance).init}, {"schema", (*instance).readSchema}, {"config", (*instance).checkConfig}}
-	launchSteps = append(slices.Clip(checkSteps), step{"configure", (*instance).configure}, step{"check", (*instance).check})
+	readySteps  = []step{{"configure", (*instance).configure}, {"check", (*instance).check}}
+	launchSteps = slices.Concat(checkSteps, readySteps)
 )
 
 // launch starts a plugin and takes it through the steps. Whatever goes wrong, no process and no file is left of it,
@@ -39,17 +40,25 @@ func launch(ctx context.Context, spec *Spec, o Options, steps []step) (*instance
 		return nil, &Error{Stage: spec.Stage, Name: spec.Name, Step: "start", Err: fmt.Errorf("make the directory of its socket: %w", err)}
 	}
 	i := newInstance(spec, o)
+	if err := i.advance(ctx, steps); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// advance takes an instance through steps of its launch. After an error nothing is left of it.
+func (i *instance) advance(ctx context.Context, steps []step) error {
 	for _, s := range steps {
-		limit := o.Limits.RPCTimeout
+		limit := i.options.Limits.RPCTimeout
 		if s.name == "start" {
-			limit = o.Limits.StartTimeout
+			limit = i.options.Limits.StartTimeout
 		}
 		if err := i.perform(ctx, s, limit); err != nil {
-			return nil, i.bury(s.name, err)
+			return i.bury(s.name, err)
 		}
 	}
 	i.started = time.Now()
-	return i, nil
+	return nil
 }
 
 // perform runs one step. Its error is the reason for which the context ended, if it did.
@@ -109,7 +118,8 @@ func shorten(s string) string {
 
 func (i *instance) init(ctx context.Context) error {
 	instance := fmt.Sprintf("%s-%s-%d", i.spec.Stage, i.proc.ID(), time.Now().UnixNano())
-	info, err := i.life.Init(ctx, i.options.KernelVersion, instance, i.log.GetLevel().String())
+	i.level = i.log.GetLevel()
+	info, err := i.life.Init(ctx, i.options.KernelVersion, instance, i.level.String())
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 
 func play(mode string) {
 	f := &fake{}
+	var options []sdk.Option
 	switch mode {
 	case "good":
 	case "exit": // 25 lines, then the end
@@ -81,13 +82,25 @@ func play(mode string) {
 			panic(err)
 		}
 		f.grandchild = c.Process.Pid
+	case "exclusive": // takes a lock when it is configured, and refuses when another has it
+		f.onConfigure = func() {
+			lock, err := os.OpenFile(os.Getenv("LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
+			if err == nil {
+				err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "lock:", err)
+				os.Exit(9)
+			}
+		}
+		options = append(options, sdk.Exclusive())
 	case "host":
 		host()
 		return
 	default:
 		panic("unknown mode " + mode)
 	}
-	sdk.Serve("fake", "1.2.3", f, sdk.Config(f.configure))
+	sdk.Serve("fake", "1.2.3", f, append(options, sdk.Config(f.configure))...)
 }
 
 type fakeConfig struct {
@@ -107,10 +120,13 @@ func (c *fakeConfig) Validate() error {
 type fake struct {
 	onConfigure func()
 	grandchild  int
+	log         hclog.Logger
 	mu          sync.Mutex
 	config      fakeConfig
 	configured  int
 }
+
+func (f *fake) SetLogger(l hclog.Logger) { f.log = l }
 
 func (f *fake) configure(_ context.Context, c fakeConfig) error {
 	if f.onConfigure != nil {
@@ -144,6 +160,10 @@ func (f *fake) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (s
 		}
 	case "grandchild":
 		r.Artifact = strconv.Itoa(f.grandchild)
+	case "levels":
+		for _, level := range []hclog.Level{hclog.Error, hclog.Warn, hclog.Info, hclog.Debug, hclog.Trace} {
+			f.log.Log(level, "said at "+level.String())
+		}
 	case "exit":
 		fmt.Fprintln(os.Stderr, "about to exit") // this way is too slow to arrive
 		syscall.Write(2, []byte("fatal: disk on fire\n"))

@@ -21,6 +21,9 @@ type Status struct {
 	Since                time.Time // of State
 	LastError            string    // of the last failure, with its last lines on stderr; "" when there was none
 	NextRetry            time.Time // in backoff and degraded
+	Probation            time.Time // until when the plugin, which replaced another, is on probation; zero: it is not
+	Fallback             string    // what comes back when it fails on probation
+	Note                 string    // that a replacement failed and why, until the next one succeeds
 }
 
 // Status tells the present state. It does not block.
@@ -37,6 +40,11 @@ func (s *Supervisor) report(change func(*Status)) {
 	change(&s.status)
 	status := s.status
 	s.mu.Unlock()
+	s.tell(status)
+}
+
+// tell passes a change on. Only Run's goroutine calls it.
+func (s *Supervisor) tell(status Status) {
 	if s.options.OnState != nil {
 		s.options.OnState(status)
 	}

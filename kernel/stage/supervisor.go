@@ -21,7 +21,8 @@ type Options struct {
 	// Log gets what the plugin logs, under the stage's name. Its level is also the plugin's.
 	Log           hclog.Logger
 	KernelVersion string
-	// Limits are StartTimeout, RPCTimeout, StopTimeout and Restart; all must be set. The rest is not looked at.
+	// Limits are StartTimeout, RPCTimeout, StopTimeout and Restart, which must be set, and Probation, where 0 is none.
+	// The rest is not looked at.
 	Limits config.Plugins
 	// OnState is told of each change, one at a time, in order; it must not block nor call the Supervisor. May be nil.
 	OnState func(Status)
@@ -29,20 +30,23 @@ type Options struct {
 
 // Supervisor keeps one plugin running. Its methods are safe for concurrent use.
 type Supervisor struct {
-	options  Options
-	pulse    pulse
-	wake     chan struct{}  // Retry
-	handover chan *instance // a launched instance that is to replace whatever there is
-	reconf   sync.Mutex     // one Reconfigure at a time
-	launches sync.WaitGroup // those of Reconfigure
+	options   Options
+	pulse     pulse
+	wake      chan struct{}  // Retry
+	handovers chan handover  // what is to replace whatever there is
+	replacing sync.Mutex     // one Replace at a time
+	launches  sync.WaitGroup // those of Replace
 
-	mu      sync.Mutex
-	spec    *Spec
-	current *instance
-	changed chan struct{}   // closed at the next change of current or life
-	life    context.Context // of Run; nil before
-	stopped bool
-	status  Status
+	mu        sync.Mutex
+	spec      *Spec // what runs, or is started next
+	proven    *Spec // the last that served outside of a probation; nil: none did, or it is degraded
+	bad       *Spec // the last that failed on probation
+	exclusive bool  // of the instance that ran last
+	current   *instance
+	changed   chan struct{}   // closed at the next change of current or life
+	life      context.Context // of Run; nil before
+	stopped   bool
+	status    Status
 }
 
 // ErrStopped is returned once Run has ended, or is about to.
@@ -50,7 +54,7 @@ var ErrStopped = errors.New("stage: the plugin was stopped")
 
 // New makes a Supervisor. It starts nothing.
 func New(spec Spec, o Options) *Supervisor {
-	return &Supervisor{options: o, pulse: heartbeats, spec: &spec, wake: make(chan struct{}, 1), handover: make(chan *instance),
+	return &Supervisor{options: o, pulse: heartbeats, spec: &spec, wake: make(chan struct{}, 1), handovers: make(chan handover),
 		changed: make(chan struct{}),
 		status:  Status{Stage: spec.Stage, Name: spec.Name, State: Stopped, Since: time.Now()}}
 }
@@ -69,12 +73,16 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			inst, err = s.start(ctx)
 		}
 		var ran time.Duration
-		if err == nil {
+		if err == nil && inst != nil {
 			old := inst
 			inst, err = s.serve(ctx, old)
 			ran = time.Since(old.started)
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case s.goBack(err):
+			retries.reset()
+		default:
 			inst = s.pause(ctx, retries, err, ran)
 		}
 	}
@@ -121,7 +129,7 @@ func (s *Supervisor) announce() {
 	s.changed = make(chan struct{})
 }
 
-// start launches an instance, unless one is handed over meanwhile.
+// start launches an instance, unless one is handed over meanwhile. It gives nil when a handover came to nothing.
 func (s *Supervisor) start(ctx context.Context) (*instance, error) {
 	s.mu.Lock()
 	spec := s.spec
@@ -141,13 +149,12 @@ func (s *Supervisor) start(ctx context.Context) (*instance, error) {
 	select {
 	case r := <-launched:
 		return r.inst, r.err
-	case next := <-s.handover:
+	case h := <-s.handovers:
 		cancel()
 		if r := <-launched; r.inst != nil {
 			r.inst.kill(errStopped)
 		}
-		s.adopt(next)
-		return next, nil
+		return s.take(h, nil), nil
 	}
 }
 
@@ -162,31 +169,30 @@ func (s *Supervisor) serve(ctx context.Context, inst *instance) (next *instance,
 	defer cancel()
 	var beat sync.WaitGroup
 	beat.Go(func() {
-		if err := s.pulse.watch(beating, inst.check); err != nil {
+		if err := s.pulse.watch(beating, inst.beat); err != nil {
 			inst.fail(err)
 		}
 	})
-	select {
-	case <-ctx.Done():
-		s.stop(inst)
-	case next = <-s.handover:
-		s.adopt(next)
-		s.publish(next)
-		inst.stop()
-	case <-inst.alive.Done():
-		s.withdraw(inst)
-		err = inst.bury("", context.Cause(inst.alive))
+	probation := s.probationTimer()
+	defer probation.Stop()
+	for ended := false; !ended; {
+		ended = true
+		select {
+		case <-ctx.Done():
+			s.stop(inst)
+		case h := <-s.handovers:
+			next = s.take(h, inst)
+		case <-inst.alive.Done():
+			s.withdraw(inst)
+			err = inst.bury("", context.Cause(inst.alive))
+		case <-probation.C:
+			s.pass()
+			ended = false
+		}
 	}
 	cancel()
 	beat.Wait()
 	return next, err
-}
-
-// adopt makes the spec of a handed-over instance the one to be started from now on.
-func (s *Supervisor) adopt(inst *instance) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.spec = inst.spec
 }
 
 // publish lets sessions and jobs have inst. It refuses one whose spec is out of date.
@@ -197,7 +203,10 @@ func (s *Supervisor) publish(inst *instance) bool {
 		return false
 	}
 	fresh := s.current != inst
-	s.current = inst
+	s.current, s.exclusive = inst, inst.exclusive()
+	if s.status.Probation.IsZero() {
+		s.proven = s.spec
+	}
 	s.announce()
 	s.mu.Unlock()
 	if fresh {
@@ -230,7 +239,7 @@ func (s *Supervisor) pause(ctx context.Context, retries *backoff, cause error, r
 		st.State, st.LastError, st.NextRetry = Backoff, cause.Error(), time.Now().Add(wait)
 		st.Restarts++
 		if degraded {
-			st.State = Degraded
+			st.State, s.proven = Degraded, nil
 		}
 	})
 	if degraded {
@@ -245,10 +254,9 @@ func (s *Supervisor) pause(ctx context.Context, retries *backoff, cause error, r
 	case <-timer.C:
 	case <-s.wake:
 		retries.reset()
-	case next := <-s.handover:
+	case h := <-s.handovers:
 		retries.reset()
-		s.adopt(next)
-		return next
+		return s.take(h, nil)
 	}
 	return nil
 }
