@@ -24,13 +24,18 @@ type files struct {
 	scanned chan struct{} // closed at the watcher's first report
 	set     notifier      // what to watch changed
 	edited  chan struct{} // holds a token when the configuration file changed
+	plugins chan struct{} // holds a token when a file that a plugin comes from changed
 }
 
 func newFiles(k *Kernel) *files {
-	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{}), edited: make(chan struct{}, 1)}
+	f := &files{k: k, seen: map[string]string{}, scanned: make(chan struct{}), edited: make(chan struct{}, 1),
+		plugins: make(chan struct{}, 1)}
 	if file := k.config().File; file != "" {
 		f.config = absolute(file)
 		f.seen[f.config], _ = sdk.FileDigest(f.config)
+	}
+	for _, path := range f.pluginFiles() {
+		f.seen[path], _ = sdk.FileDigest(path)
 	}
 	return f
 }
@@ -74,8 +79,19 @@ func (k *Kernel) feedWatcher(ctx context.Context) error {
 	})
 }
 
-// watchSet is everything that a page was built from, the pages directory, and the configuration.
+// watchSet is what the watcher is to watch from now on.
 func (f *files) watchSet() sdk.WatchSet {
+	set := f.present()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.version++
+	f.dirs = set.Dirs
+	set.Version = f.version
+	return set
+}
+
+// present is everything that a page was built from, the pages directory, the configuration, and the files of plugins.
+func (f *files) present() sdk.WatchSet {
 	c := f.k.config()
 	known, dirs := f.wanted()
 	f.mu.Lock()
@@ -88,8 +104,6 @@ func (f *files) watchSet() sdk.WatchSet {
 			known[path] = digest
 		}
 	}
-	f.version++
-	f.dirs = dirs
 	return sdk.WatchSet{Version: f.version, Roots: []string{f.k.site.abs(c.Pages.Directory)}, Dirs: dirs, Ignore: c.FileWatcher.Ignore,
 		Debounce: c.FileWatcher.Debounce, Known: known}
 }
@@ -118,6 +132,9 @@ func (f *files) wanted() (known map[string]string, dirs []string) {
 	if f.config != "" {
 		known[f.config] = ""
 	}
+	for _, path := range f.pluginFiles() {
+		known[path] = ""
+	}
 	for path := range known {
 		places = append(places, filepath.Dir(path))
 	}
@@ -132,7 +149,13 @@ func (f *files) wanted() (known map[string]string, dirs []string) {
 func (f *files) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.seen = map[string]string{f.config: f.seen[f.config]}
+	kept := map[string]string{f.config: f.seen[f.config]}
+	for _, path := range f.pluginFiles() {
+		if digest, ok := f.seen[path]; ok {
+			kept[path] = digest
+		}
+	}
+	f.seen = kept
 }
 
 func below(dir, path string) bool {
@@ -160,10 +183,10 @@ func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.C
 	}
 	k.log.Debug("files changed", "files", len(news), "first", news[0].Path, "op", news[0].Op.String(), "rescan", c.Rescan)
 	if slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Path == k.files.config && c.Op != sdk.Removed }) {
-		select {
-		case k.files.edited <- struct{}{}:
-		default: // the reload to come reads the newest content
-		}
+		leave(k.files.edited)
+	}
+	if own := k.files.pluginFiles(); slices.ContainsFunc(news, func(c sdk.Change) bool { return slices.Contains(own, c.Path) }) {
+		leave(k.files.plugins)
 	}
 	revision := k.routes.resolve()
 	if first || !slices.ContainsFunc(news, func(c sdk.Change) bool { return c.Op != sdk.Modified }) {
@@ -176,6 +199,14 @@ func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.C
 		k.routes.resolved(wait, revision)
 		k.dispatch(news, at, false)
 	})
+}
+
+// leave puts a token into a channel of one. When one is there, who takes it sees the newest state.
+func leave(token chan struct{}) {
+	select {
+	case token <- struct{}{}:
+	default:
+	}
 }
 
 // learn drops what was reported before, and tells whether this is the first report.

@@ -64,6 +64,7 @@ type Kernel struct {
 	url      string
 	state    atomic.Pointer[string] // starting, serving, stopping
 	reloads  sync.Mutex             // one at a time; held until Run has begun
+	refused  string                 // stage that kept the last reload from being applied, and can be forced; reloads guards it
 	up       context.Context        // of Run: ends when stopping begins
 	reloaded atomic.Pointer[control.Outcome]
 	stop     context.CancelFunc
@@ -193,6 +194,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "resolver", k.feedResolver)
 	lives.start(base, "watcher", k.feedWatcher)
 	lives.start(base, "reloader", k.reloadChanged)
+	lives.start(base, "replacer", k.replaceChanged)
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 
@@ -267,7 +269,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "cleaner", "reloader", "watcher", "resolver")
+	lives.end("progress", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")

@@ -98,14 +98,6 @@ func DescribePlugin(ctx context.Context, o Options, name, use string) (d sdk.Des
 	return d, err
 }
 
-func (pl plan) specs() []stage.Spec {
-	specs := []stage.Spec{pl.singles["resolver"]}
-	for _, b := range pl.builders {
-		specs = append(specs, b.spec)
-	}
-	return append(specs, pl.singles["watcher"], pl.singles["checker"], pl.singles["rotator"])
-}
-
 // BuildAll builds every page of a site without serving it, beside a running server or without one. each is called as
 // builds end, from one goroutine at a time; the problems of the page tree come last, in the error.
 func BuildAll(ctx context.Context, o Options, each func(Built)) error {
@@ -161,20 +153,8 @@ func (k *Kernel) buildAll(ctx context.Context, each func(Built)) error {
 
 // oneTable asks the resolver once.
 func (k *Kernel) oneTable(ctx context.Context) (table sdk.Table, err error) {
-	found := errors.New("found")
-	err = k.stages.resolver.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		trees := make(chan sdk.Tree, 1)
-		trees <- sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: 1}
-		err := sdk.NewResolver(conn).Resolve(ctx, trees, func(t sdk.Table) error {
-			table = t
-			cancel(found)
-			return nil
-		})
-		if errors.Is(context.Cause(ctx), found) {
-			return nil
-		}
+	err = k.stages.resolver.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		table, err = first(ctx, sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: 1}, sdk.NewResolver(conn).Resolve)
 		return err
 	})
 	return table, err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
+	"github.com/tqserver/tqserver/kernel/stage"
 )
 
 // Reload reads the configuration again and applies it, all or nothing: an error leaves everything as it was. Only
@@ -19,11 +20,16 @@ func (k *Kernel) Reload(ctx context.Context) error {
 	if k.up.Err() != nil {
 		return errors.New("the server is stopping: nothing is reloaded")
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := k.untilStopping(ctx)
 	defer cancel()
-	defer context.AfterFunc(k.up, cancel)()
 	k.stages.retry()
-	err := k.reloadConfig(ctx)
+	return k.reloadNow(ctx, "")
+}
+
+// reloadNow is Reload once it is its turn. A stage can be forced, "" is none.
+func (k *Kernel) reloadNow(ctx context.Context, forced string) error {
+	err := k.reloadConfig(ctx, forced)
+	k.refused = refusedStage(err)
 	if err != nil {
 		k.log.Error("configuration refused, the running one stays: " + err.Error())
 		k.reloaded.Store(&control.Outcome{At: time.Now(), Error: err.Error()})
@@ -32,6 +38,15 @@ func (k *Kernel) Reload(ctx context.Context) error {
 	k.reloaded.Store(&control.Outcome{At: time.Now()})
 	k.rescan(ctx)
 	return nil
+}
+
+// refusedStage names the stage whose new plugin was refused for what force would take, "" when there is none.
+func refusedStage(err error) string {
+	var e *stage.Error
+	if errors.As(err, &e) && (e.Step == "trial" || e.Step == "probation") {
+		return e.Stage
+	}
+	return ""
 }
 
 // reloadChanged reloads when the configuration file changed. It is no part of the session with the watcher: that ends
@@ -59,11 +74,11 @@ func (k *Kernel) rescan(ctx context.Context) {
 	}
 }
 
-func (k *Kernel) reloadConfig(ctx context.Context) error {
+func (k *Kernel) reloadConfig(ctx context.Context, forced string) error {
 	if k.opts.Load == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	next, err := k.opts.Load()
 	if err != nil {
@@ -88,7 +103,7 @@ func (k *Kernel) reloadConfig(ctx context.Context) error {
 	if err := k.stages.check(ctx, pl, o); err != nil {
 		return err
 	}
-	if err := k.stages.apply(ctx, pl, o); err != nil {
+	if err := k.stages.apply(ctx, pl, o, forced); err != nil {
 		return err
 	}
 	k.put(next, releases)
@@ -120,7 +135,8 @@ func limits(p config.Plugins) any {
 	return struct {
 		start, rpc, stop time.Duration
 		restart          config.Restart
-	}{p.StartTimeout, p.RPCTimeout, p.StopTimeout, p.Restart}
+		probation        time.Duration
+	}{p.StartTimeout, p.RPCTimeout, p.StopTimeout, p.Restart, p.Probation}
 }
 
 // put makes a checked configuration the one in force, and tells everybody whom it concerns.

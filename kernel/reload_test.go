@@ -48,7 +48,7 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 	s := testStages(t, k, "checker")
 	pl := newPlan("new")
 	pl.builders = []*builder{{spec: stage.Spec{Stage: "builder", Name: "new"}}}
-	if err := s.apply(t.Context(), pl, stage.Options{}); !errors.Is(err, stage.ErrStopped) {
+	if err := s.apply(t.Context(), pl, stage.Options{}, ""); !errors.Is(err, stage.ErrStopped) {
 		t.Fatalf("apply: %v", err)
 	}
 	for _, name := range single {
@@ -83,7 +83,7 @@ func TestStatusDoesNotWaitForAReload(t *testing.T) {
 	hung.Name = "hung too"
 	pl.singles["resolver"] = hung
 	applied := make(chan error, 1)
-	go func() { applied <- s.apply(t.Context(), pl, o) }()
+	go func() { applied <- s.apply(t.Context(), pl, o, "") }()
 	var longest time.Duration
 	for {
 		start := time.Now()

@@ -113,8 +113,25 @@ func (k *Kernel) feedResolver(ctx context.Context) error {
 		done := make(chan struct{})
 		go func() { defer close(done); feed(ctx, &k.routes.asked, k.tree, trees) }()
 		defer func() { cancel(); <-done }()
-		return sdk.NewResolver(conn).Resolve(ctx, trees, k.accept)
+		return k.takeTables(ctx, conn, trees)
 	})
+}
+
+// takeTables gives a resolver trees and takes its tables until ctx ends. A refused table ends it, with an error, when
+// the resolver is a replacement on probation: the one before was better.
+func (k *Kernel) takeTables(ctx context.Context, conn *grpc.ClientConn, trees <-chan sdk.Tree) error {
+	var failed error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err := sdk.NewResolver(conn).Resolve(ctx, trees, func(t sdk.Table) error {
+		err := k.accept(t)
+		if err != nil && !k.stages.resolver.Status().Probation.IsZero() {
+			failed = fmt.Errorf("its table is refused: %w", err)
+			cancel()
+		}
+		return err
+	})
+	return cmp.Or(failed, err)
 }
 
 func (k *Kernel) tree() sdk.Tree {

@@ -1,14 +1,11 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
@@ -20,7 +17,7 @@ type stages struct {
 	k                                   *Kernel
 	resolver, watcher, checker, rotator *stage.Supervisor
 
-	specs map[string]stage.Spec // of the four, by stage; only a reload, of which there is one at a time, looks at it
+	specs map[string]stage.Spec // of the four, by stage, as told; only who holds Kernel.reloads looks at it
 
 	mu       sync.Mutex
 	builders []*builder
@@ -33,15 +30,9 @@ type stages struct {
 // builder is one entry of plugins.builder.
 type builder struct {
 	entry config.Plugin
-	spec  stage.Spec
+	spec  stage.Spec // as told: it may have failed on probation since
 	sup   *stage.Supervisor
 	life  string // "": idle, see builderFor
-}
-
-// plan is what a configuration says about plugins, checked as far as that goes without starting one.
-type plan struct {
-	singles  map[string]stage.Spec
-	builders []*builder
 }
 
 // single lists the stages that have one plugin.
@@ -67,37 +58,6 @@ func newStages(k *Kernel, c *config.Config) (*stages, error) {
 
 func (k *Kernel) stageOptions(c *config.Config) stage.Options {
 	return stage.Options{RuntimeDir: k.site.run, Log: k.log, KernelVersion: k.opts.Version, Limits: c.Plugins}
-}
-
-// plan finds the executables of all plugins that a configuration names.
-func (k *Kernel) plan(c *config.Config) (plan, error) {
-	o, err := k.resolveOptions(c)
-	if err != nil {
-		return plan{}, err
-	}
-	pl := plan{singles: map[string]stage.Spec{}}
-	var errs []error
-	for name, entry := range map[string]config.Plugin{"resolver": c.Plugins.Resolver, "watcher": c.Plugins.Watcher,
-		"checker": c.Plugins.Checker, "rotator": c.Plugins.Rotator} {
-		spec, err := stage.Resolve(name, entry, o)
-		pl.singles[name] = spec
-		errs = append(errs, err)
-	}
-	for _, entry := range c.Plugins.Builder {
-		spec, err := stage.Resolve("builder", entry, o)
-		pl.builders = append(pl.builders, &builder{entry: entry, spec: spec})
-		errs = append(errs, err)
-	}
-	return pl, errors.Join(errs...)
-}
-
-// sameSpec tells whether a plugin started from a would be the same as one started from b.
-func sameSpec(a, b stage.Spec) bool {
-	return a.Name == b.Name && a.Path == b.Path && a.Dir == b.Dir && slices.Equal(a.Args, b.Args) && slices.Equal(a.Env, b.Env) && bytes.Equal(a.Config, b.Config)
-}
-
-func (b *builder) same(o *builder) bool {
-	return sameSpec(b.spec, o.spec) && slices.Equal(b.entry.Match, o.entry.Match)
 }
 
 // start runs all plugins.
@@ -144,22 +104,28 @@ func (s *stages) end(l *lives, names ...string) {
 	s.ending.Wait()
 }
 
-// status lists the stages in the order of their work.
-func (s *stages) status() []control.Stage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// all lists the plugins in the order of their work. The lock is held.
+func (s *stages) all() []*stage.Supervisor {
 	all := []*stage.Supervisor{s.resolver}
 	for _, b := range s.builders {
 		all = append(all, b.sup)
 	}
+	return append(all, s.watcher, s.checker, s.rotator)
+}
+
+// status lists the stages in the order of their work.
+func (s *stages) status() []control.Stage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var out []control.Stage
-	for i, sup := range append(all, s.watcher, s.checker, s.rotator) {
+	for i, sup := range s.all() {
 		st := sup.Status()
 		if st.State == stage.Stopped && i > 0 && i <= len(s.builders) && s.builders[i-1].life == "" {
 			st.State = "idle"
 		}
 		out = append(out, control.Stage{Stage: st.Stage, Plugin: st.Name, Version: st.Version, State: st.State, PID: st.PID,
-			Restarts: st.Restarts, Since: st.Since, Error: st.LastError, NextRetry: st.NextRetry})
+			Restarts: st.Restarts, Since: st.Since, Error: st.LastError, NextRetry: st.NextRetry,
+			Probation: st.Probation, Fallback: st.Fallback, Note: st.Note})
 	}
 	return out
 }
@@ -168,109 +134,8 @@ func (s *stages) status() []control.Stage {
 func (s *stages) retry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sup := range s.singles() {
+	for _, sup := range s.all() {
 		sup.Retry()
-	}
-	for _, b := range s.builders {
-		b.sup.Retry()
-	}
-}
-
-// check starts a second instance of each plugin that a new plan changes, far enough to know that it takes its
-// configuration, and ends it.
-func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
-	var errs []error
-	for _, spec := range s.changed(pl) {
-		errs = append(errs, stage.Validate(ctx, spec, o))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *stages) changed(pl plan) []stage.Spec {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var changed []stage.Spec
-	for _, name := range single {
-		if spec := pl.singles[name]; !sameSpec(spec, s.specs[name]) {
-			changed = append(changed, spec)
-		}
-	}
-	for _, b := range pl.builders {
-		if s.find(b) == nil {
-			changed = append(changed, b.spec)
-		}
-	}
-	return changed
-}
-
-// find gives the running builder that is the same as one of a plan.
-func (s *stages) find(b *builder) *builder {
-	for _, have := range s.builders {
-		if have.same(b) {
-			return have
-		}
-	}
-	return nil
-}
-
-// apply puts a checked plan in force, or changes nothing. What did not change runs on. The lock is not held while it
-// waits for plugins: status and builds go on.
-func (s *stages) apply(ctx context.Context, pl plan, o stage.Options) error {
-	var done []string
-	for _, name := range single {
-		spec := pl.singles[name]
-		if sameSpec(spec, s.specs[name]) {
-			continue
-		}
-		if err := s.singles()[name].Reconfigure(ctx, spec); err != nil {
-			return errors.Join(err, s.revert(done))
-		}
-		done = append(done, name)
-	}
-	for _, name := range done {
-		s.specs[name] = pl.singles[name]
-	}
-	s.applyBuilders(pl.builders, o)
-	if err := stage.Prune(s.k.site.state, pl.specs()...); err != nil {
-		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
-	}
-	return nil
-}
-
-// revert gives stages the plugins back that they had before a reload that failed half-way.
-func (s *stages) revert(names []string) error {
-	ctx, cancel := context.WithTimeout(s.k.up, 30*time.Second)
-	defer cancel()
-	var errs []error
-	for _, name := range names {
-		if err := s.singles()[name].Reconfigure(ctx, s.specs[name]); err != nil {
-			errs = append(errs, fmt.Errorf("give the %s its old configuration back: %w", name, err))
-			s.specs[name] = stage.Spec{} // neither: the next reload has to set it
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.builders
-	s.builders = nil
-	for _, b := range builders {
-		i := slices.IndexFunc(old, func(have *builder) bool { return have.same(b) })
-		if i >= 0 {
-			b.sup, b.life = old[i].sup, old[i].life
-			old = slices.Delete(slices.Clone(old), i, i+1)
-		} else {
-			b.sup = stage.New(b.spec, o)
-			if len(b.entry.Match) == 0 {
-				s.startBuilder(b)
-			}
-		}
-		s.builders = append(s.builders, b)
-	}
-	for _, b := range old {
-		s.ending.Go(func() { s.lives.end(b.life) }) // its builds may end first
 	}
 }
 

@@ -65,6 +65,13 @@ func (c *Client) Reload(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/reload", &struct{}{})
 }
 
+// ReloadPlugins asks to put a new instance in the place of each plugin of the named stages, all when none is named, and
+// waits for that. The error is that the server could not be asked.
+func (c *Client) ReloadPlugins(ctx context.Context, stages []string, force bool) (out []PluginOutcome, err error) {
+	q := url.Values{"stage": stages, "force": {strconv.FormatBool(force)}}
+	return out, c.call(ctx, http.MethodPost, "/v1/plugins/reload?"+q.Encode(), &out)
+}
+
 // Stop asks for a graceful shutdown and returns at once.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/stop", &struct{}{})

@@ -16,6 +16,10 @@ type Kernel interface {
 	// Reload reads the configuration again, applies it, looks for changed pages, and starts stages that have given up.
 	// It returns when the configuration is applied; builds go on.
 	Reload(ctx context.Context) error
+	// ReloadPlugins starts the plugins of the named stages anew, all when none is named, and puts them in the place of
+	// those that run, without a gap. It waits for that. One that fails does not stop the others. force takes what is
+	// otherwise refused: a table that has lost most routes, a plugin that has failed on its last probation.
+	ReloadPlugins(ctx context.Context, stages []string, force bool) []PluginOutcome
 	// Stop begins a graceful shutdown and returns at once.
 	Stop()
 	// Recent gives the last n lines of a stream ("" for all), oldest first.
@@ -45,6 +49,13 @@ type Status struct {
 type Outcome struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error,omitempty"`
+}
+
+// PluginOutcome is how the replacement of one plugin ended. Of several builders each has one.
+type PluginOutcome struct {
+	Stage  string `json:"stage"`
+	Plugin string `json:"plugin,omitempty"`
+	Error  string `json:"error,omitempty"` // why the one before stays; "": it was replaced
 }
 
 // Page is one page.
@@ -97,6 +108,9 @@ type Stage struct {
 	Since     time.Time `json:"since"`
 	Error     string    `json:"error,omitempty"`
 	NextRetry time.Time `json:"next_retry,omitzero"`
+	Probation time.Time `json:"probation,omitzero"` // until when; the plugin has replaced another
+	Fallback  string    `json:"fallback,omitempty"` // what comes back when it fails on probation
+	Note      string    `json:"note,omitempty"`     // that a replacement failed and why, until the next one succeeds
 }
 
 // Logs is the state of log shipping.

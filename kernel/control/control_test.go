@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,13 @@ func (f *fake) Status() Status {
 	return Status{Version: "1", State: "serving", Pages: []Page{{Name: "index", Route: "/", Workers: []Worker{{ID: "index#1", Port: 9000}}}}}
 }
 func (f *fake) Reload(context.Context) error { return f.reload }
-func (f *fake) Stop()                        { close(f.stopped) }
+func (f *fake) ReloadPlugins(_ context.Context, stages []string, force bool) (out []PluginOutcome) {
+	for _, s := range stages {
+		out = append(out, PluginOutcome{Stage: s, Error: fmt.Sprintf("force=%v", force)})
+	}
+	return out
+}
+func (f *fake) Stop() { close(f.stopped) }
 func (f *fake) Recent(stream string, n int) []LogLine {
 	return []LogLine{{Time: time.Unix(1, 0), Stream: stream, Text: "old"}, {Time: time.Unix(2, 0), Stream: stream, Text: "recent"}}[2-min(n, 2):]
 }
@@ -93,6 +101,13 @@ func TestClientSpeaksToServer(t *testing.T) {
 	f.reload = errors.New("config/server.yaml:3:1: unknown key")
 	if err := c.Reload(t.Context()); err == nil || err.Error() != f.reload.Error() {
 		t.Errorf("refused reload: %v", err)
+	}
+	for _, force := range []bool{false, true} {
+		got, err := c.ReloadPlugins(t.Context(), []string{"resolver", "builder"}, force)
+		want := []PluginOutcome{{Stage: "resolver", Error: fmt.Sprintf("force=%v", force)}, {Stage: "builder", Error: fmt.Sprintf("force=%v", force)}}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("plugins: %+v, %v", got, err)
+		}
 	}
 	if err := c.Stop(t.Context()); err != nil {
 		t.Error(err)

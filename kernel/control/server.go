@@ -62,6 +62,10 @@ func handler(k Kernel) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, k.Status(), nil) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) { answer(w, struct{}{}, k.Reload(r.Context())) })
+	mux.HandleFunc("POST /v1/plugins/reload", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		answer(w, k.ReloadPlugins(r.Context(), q["stage"], q.Get("force") == "true"), nil)
+	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) { k.Stop(); answer(w, struct{}{}, nil) })
 	mux.HandleFunc("GET /v1/logs", func(w http.ResponseWriter, r *http.Request) { logs(w, r, k) })
 	return mux

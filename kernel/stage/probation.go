@@ -2,7 +2,6 @@ package stage
 
 import (
 	"fmt"
-	"path/filepath"
 	"time"
 )
 
@@ -101,8 +100,8 @@ func (s *Spec) same(o *Spec) bool { return s.sameProcess(o) && s.sameConfig(o) }
 
 // identity is the name, and for a custom plugin the first digits of the file's hash: two files can have one name.
 func (s *Spec) identity() string {
-	if sum := filepath.Base(filepath.Dir(s.Path)); s.Path != selfPath && len(sum) == 64 {
-		return fmt.Sprintf("%s (%s)", s.Name, sum[:12])
+	if s.SHA256 == "" {
+		return s.Name
 	}
-	return s.Name
+	return fmt.Sprintf("%s (%.12s)", s.Name, s.SHA256)
 }

@@ -1,0 +1,141 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tqserver/tqserver/kernel/stage"
+)
+
+// exchange is a running plugin that a plan changes.
+type exchange struct {
+	sup       *stage.Supervisor
+	old, next stage.Spec
+}
+
+// exchanges lists what a plan changes of the running plugins, in the order of the stages' work, and the builders that
+// it adds.
+func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	add := func(sup *stage.Supervisor, old, next stage.Spec) {
+		if !sameSpec(old, next) {
+			changed = append(changed, exchange{sup, old, next})
+		}
+	}
+	add(s.resolver, s.specs["resolver"], pl.singles["resolver"])
+	follows, _ := succeed(s.builders, pl.builders)
+	for _, b := range pl.builders {
+		if old := follows[b]; old != nil {
+			add(old.sup, old.spec, b.spec)
+		} else {
+			added = append(added, b)
+		}
+	}
+	for _, name := range single[1:] {
+		add(s.singles()[name], s.specs[name], pl.singles[name])
+	}
+	return changed, added
+}
+
+// check starts a second instance of each plugin that a new plan changes, far enough to know that it takes its
+// configuration, and ends it.
+func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
+	changed, added := s.exchanges(pl)
+	var errs []error
+	for _, e := range changed {
+		errs = append(errs, stage.Validate(ctx, e.next, o))
+	}
+	for _, b := range added {
+		errs = append(errs, stage.Validate(ctx, b.spec, o))
+	}
+	return errors.Join(errs...)
+}
+
+// apply puts a checked plan in force, or changes nothing. What did not change runs on; what did is tried first, by
+// force for the stage that is named. The lock is not held while it waits for plugins: status and builds go on.
+func (s *stages) apply(ctx context.Context, pl plan, o stage.Options, forced string) error {
+	changed, _ := s.exchanges(pl)
+	for i, e := range changed {
+		if err := s.k.replace(ctx, e.sup, e.next, stage.Replacement{Force: e.next.Stage == forced}); err != nil {
+			return errors.Join(err, s.revert(changed[:i]))
+		}
+	}
+	for name, spec := range pl.singles {
+		s.specs[name] = spec
+	}
+	s.applyBuilders(pl.builders, o)
+	s.prune()
+	return nil
+}
+
+// revert gives stages the plugins back that they had before a reload that failed half-way.
+func (s *stages) revert(done []exchange) error {
+	ctx, cancel := context.WithTimeout(s.k.up, 30*time.Second)
+	defer cancel()
+	var errs []error
+	for _, e := range done {
+		if err := e.sup.Replace(ctx, e.old, stage.Replacement{Force: true}); err != nil {
+			errs = append(errs, fmt.Errorf("give the %s its old configuration back: %w", e.old.Stage, err))
+			s.put(e.sup, stage.Spec{}) // neither: the next reload has to set it
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// put notes what a plugin was told to be.
+func (s *stages) put(sup *stage.Supervisor, spec stage.Spec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, other := range s.singles() {
+		if other == sup {
+			s.specs[name] = spec
+		}
+	}
+	for _, b := range s.builders {
+		if b.sup == sup {
+			b.spec = spec
+		}
+	}
+}
+
+func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	follows, left := succeed(s.builders, builders)
+	for _, b := range builders {
+		if old := follows[b]; old != nil {
+			b.sup, b.life = old.sup, old.life
+		} else {
+			b.sup = stage.New(b.spec, o)
+		}
+		if b.life == "" && len(b.entry.Match) == 0 {
+			s.startBuilder(b)
+		}
+	}
+	s.builders = builders
+	for _, b := range left {
+		s.ending.Go(func() { s.lives.end(b.life) }) // its builds may end first
+	}
+}
+
+// prune removes the copies of custom plugins that nobody will start again.
+func (s *stages) prune() {
+	s.mu.Lock()
+	var keep []stage.Spec
+	for _, sup := range s.all() {
+		keep = append(keep, sup.Specs()...)
+	}
+	for _, spec := range s.specs {
+		keep = append(keep, spec)
+	}
+	for _, b := range s.builders {
+		keep = append(keep, b.spec)
+	}
+	s.mu.Unlock()
+	if err := stage.Prune(s.k.site.state, keep...); err != nil {
+		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
+	}
+}

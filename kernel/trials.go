@@ -1,0 +1,125 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/kernel/stage"
+	"github.com/tqserver/tqserver/sdk"
+)
+
+// replace puts a plugin in the place of the one that runs, once it has shown what it does.
+func (k *Kernel) replace(ctx context.Context, sup *stage.Supervisor, spec stage.Spec, how stage.Replacement) error {
+	how.Trial = k.trial(spec.Stage, how.Force)
+	return sup.Replace(ctx, spec, how)
+}
+
+// trial is what a new plugin of a stage is to do before it serves. Nothing that it does then has an effect: what a
+// builder or a rotator is for cannot be tried so, and they have none.
+func (k *Kernel) trial(name string, force bool) func(ctx context.Context, conn *grpc.ClientConn) error {
+	switch {
+	case name == "resolver":
+		return func(ctx context.Context, conn *grpc.ClientConn) error { return k.tryResolver(ctx, conn, force) }
+	case name == "watcher":
+		return k.tryWatcher
+	case name == "checker" && !force:
+		return k.tryChecker
+	}
+	return nil
+}
+
+// tryResolver takes the plugin's table of the pages as they are. One that has lost most of the routes is rather a
+// mistake than meant: force is for when it is.
+func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, force bool) error {
+	k.routes.mu.Lock()
+	tree := sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: k.routes.tree}
+	k.routes.mu.Unlock()
+	table, err := first(ctx, tree, sdk.NewResolver(conn).Resolve)
+	if err != nil {
+		return err
+	}
+	k.routes.mu.Lock()
+	defer k.routes.mu.Unlock()
+	if err := k.routes.check(table); err != nil {
+		return refusedTable(table, err)
+	}
+	if err := checkTable(table); err != nil {
+		return refusedTable(table, err)
+	}
+	if live := len(k.routes.table.Routes); len(table.Routes) > 0 && 2*len(table.Routes) < live && !force {
+		return refusedTable(table, fmt.Errorf("it has %d of the %d routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force`", len(table.Routes), live))
+	}
+	return nil
+}
+
+// refusedTable adds what the resolver says about the pages, which may be why.
+func refusedTable(t sdk.Table, err error) error {
+	for _, d := range t.Diagnostics {
+		if !d.Warning {
+			return fmt.Errorf("its first table is refused: %w (it says: %s)", err, d)
+		}
+	}
+	return fmt.Errorf("its first table is refused: %w", err)
+}
+
+// checkTable makes sure that the proxy would take a table.
+func checkTable(t sdk.Table) error {
+	var nobody proxy.Backend
+	routes := make([]proxy.Route, 0, len(t.Routes))
+	for _, r := range t.Routes {
+		routes = append(routes, proxy.Route{Host: r.Host, Path: r.Path, Backend: &nobody})
+	}
+	return proxy.New(proxy.Options{}).SetRoutes(routes)
+}
+
+// tryWatcher waits for the plugin's first look at the files.
+func (k *Kernel) tryWatcher(ctx context.Context, conn *grpc.ClientConn) error {
+	_, err := first(ctx, k.files.present(), sdk.NewWatcher(conn).Watch)
+	return err
+}
+
+// tryChecker waits for the plugin's first report, of a worker that is known to be well: of another it may take long.
+func (k *Kernel) tryChecker(ctx context.Context, conn *grpc.ClientConn) error {
+	var set sdk.TargetSet
+	for _, p := range k.routes.list() {
+		inst := p.view.Load().current
+		if inst == nil {
+			continue
+		}
+		if healthy := inst.healthy.Load(); healthy != nil && *healthy {
+			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+		}
+	}
+	if len(set.Targets) == 0 {
+		return nil
+	}
+	_, err := first(ctx, set, sdk.NewChecker(conn).Check)
+	return err
+}
+
+// first runs a stream until something has come of one value.
+func first[In, Out any](ctx context.Context, in In, stream func(ctx context.Context, in <-chan In, take func(Out) error) error) (out Out, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ins := make(chan In, 1)
+	ins <- in
+	got := false
+	err = stream(ctx, ins, func(v Out) error {
+		if !got {
+			out, got = v, true
+			cancel()
+		}
+		return nil
+	})
+	switch {
+	case got:
+		return out, nil
+	case err == nil:
+		err = errors.New("it ended its stream without an answer")
+	}
+	return out, err
+}
