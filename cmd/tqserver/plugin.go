@@ -49,6 +49,7 @@ func newPlugin(a *app) *cobra.Command {
 	cmd.AddCommand(newPluginLock(a))
 	cmd.AddCommand(newPluginVerify(a))
 	cmd.AddCommand(newPluginLogs(a))
+	cmd.AddCommand(newPluginReload(a))
 	return cmd
 }
 
@@ -95,6 +96,7 @@ type pluginRow struct {
 	State    string `json:"state"`
 	Restarts int    `json:"restarts"`
 	Error    string `json:"error,omitempty"`
+	Note     string `json:"note,omitempty"` // of its last replacement
 	InUse    bool   `json:"in_use"`
 }
 
@@ -110,7 +112,7 @@ func (a *app) listPlugins(cmd *cobra.Command, all bool) error {
 		rows = withUnused(rows)
 	}
 	return a.print(cmd, rows, func(t *table) {
-		t.row("STAGE", "PLUGIN", "VERSION", "STATE", "RESTARTS", "ERROR")
+		t.row("STAGE", "PLUGIN", "VERSION", "STATE", "RESTARTS", "NOTE")
 		for _, r := range rows {
 			if !r.InUse {
 				t.row(r.Stage, r.Plugin, "-", r.State, "-", "")
@@ -120,7 +122,7 @@ func (a *app) listPlugins(cmd *cobra.Command, all bool) error {
 			if all {
 				name += " (in use)"
 			}
-			t.row(r.Stage, name, cmp.Or(r.Version, "-"), r.State, r.Restarts, firstLine(r.Error))
+			t.row(r.Stage, name, cmp.Or(r.Version, "-"), r.State, r.Restarts, firstLine(cmp.Or(r.Error, r.Note)))
 		}
 	})
 }
@@ -150,7 +152,8 @@ func (a *app) pluginRows(cmd *cobra.Command) (rows []pluginRow, err error) {
 				if p.State == "running" {
 					p.Error = "" // of an earlier instance
 				}
-				rows = append(rows, pluginRow{Stage: p.Stage, Plugin: p.Plugin, Version: p.Version, State: p.State, Restarts: p.Restarts, Error: p.Error})
+				rows = append(rows, pluginRow{Stage: p.Stage, Plugin: p.Plugin, Version: p.Version, State: p.State, Restarts: p.Restarts,
+					Error: p.Error, Note: replacementNote(p)})
 			}
 			return rows, nil
 		}

@@ -79,7 +79,11 @@ func showStatus(t *table, s control.Status) {
 	t.row()
 	t.row("STAGE", "PLUGIN", "STATE", "PID", "RESTARTS", "SINCE")
 	for _, st := range s.Stages {
-		t.row(st.Stage, st.Plugin, st.State, number(st.PID), st.Restarts, ago(st.Since))
+		state := st.State
+		if !st.Probation.IsZero() {
+			state += ", " + replacementNote(st)
+		}
+		t.row(st.Stage, st.Plugin, state, number(st.PID), st.Restarts, ago(st.Since))
 	}
 	_ = t.w.Flush() // what follows is no table
 	showProblems(t, s)
@@ -154,6 +158,9 @@ func showProblems(t *table, s control.Status) {
 		if st.Error != "" && st.State != "running" {
 			add("stage "+st.Stage, st.Error)
 		}
+		if st.Note != "" {
+			add("stage "+st.Stage, st.Note)
+		}
 	}
 	if s.Logs.Error != "" || s.Logs.Dropped > 0 {
 		add("logs", fmt.Sprintf("%d lines wait, %d bytes are spilled, %d lines were dropped: %s", s.Logs.Waiting, s.Logs.Spilled, s.Logs.Dropped, s.Logs.Error))
@@ -162,6 +169,14 @@ func showProblems(t *table, s control.Status) {
 		t.row()
 		t.row(strings.Join(lines, "\n"))
 	}
+}
+
+// replacementNote tells how the last replacement of a plugin goes, or went.
+func replacementNote(st control.Stage) string {
+	if st.Probation.IsZero() {
+		return st.Note
+	}
+	return fmt.Sprintf("on probation for %v", max(0, time.Until(st.Probation)).Round(time.Second))
 }
 
 func ago(t time.Time) string {
