@@ -26,7 +26,12 @@ func TestMain(m *testing.M) {
 		beWorker(mode)
 		return
 	}
-	if os.Getenv("KERNEL_TEST_PLUGIN") != "" {
+	switch os.Getenv("KERNEL_TEST_PLUGIN") {
+	case "":
+	case "actor":
+		sdk.Serve("actor", "1", actor{})
+		return
+	default:
 		sdk.Serve("dying", "1", dyingBuilder{})
 		return
 	}
