@@ -11,8 +11,9 @@ import (
 
 // exchange is a running plugin that a plan changes.
 type exchange struct {
-	sup       *stage.Supervisor
-	old, next stage.Spec
+	sup  *stage.Supervisor
+	old  stage.Spec // that runs, which after a failed probation is not what it was told to be
+	next stage.Spec
 }
 
 // exchanges lists what a plan changes of the running plugins, in the order of the stages' work, and the builders that
@@ -20,9 +21,9 @@ type exchange struct {
 func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	add := func(sup *stage.Supervisor, old, next stage.Spec) {
-		if !sameSpec(old, next) {
-			changed = append(changed, exchange{sup, old, next})
+	add := func(sup *stage.Supervisor, told, next stage.Spec) {
+		if !sameSpec(told, next) {
+			changed = append(changed, exchange{sup, sup.Specs()[0], next})
 		}
 	}
 	add(s.resolver, s.specs["resolver"], pl.singles["resolver"])

@@ -102,7 +102,7 @@ func (k *Kernel) reloadPlugin(ctx context.Context, r running, how stage.Replacem
 	if err != nil {
 		return err
 	}
-	if !how.Fresh && sameSpec(spec, r.spec) {
+	if !how.Fresh && sameSpec(spec, r.spec) && r.sup.Status().Note == "" { // else it says why it is not in service
 		return nil
 	}
 	if err := k.replace(ctx, r.sup, spec, how); err != nil {

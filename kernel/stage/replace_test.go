@@ -109,7 +109,7 @@ func TestRefusedByItsTrial(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.options.Limits.Probation = time.Hour
-	b.options.Limits.RPCTimeout = 2 * time.Second
+	b.options.Limits.RPCTimeout = 4 * time.Second
 	s, _ := b.run(variant("good", "one"))
 	first := b.pid(s)
 	refused := errors.New("half of it is missing")
@@ -118,7 +118,7 @@ func TestRefusedByItsTrial(t *testing.T) {
 		want  string
 	}{
 		"its answer": {func(context.Context, *grpc.ClientConn) error { return refused }, "builder plugin ./two: trial: half of it is missing"},
-		"too slow":   {func(ctx context.Context, _ *grpc.ClientConn) error { <-ctx.Done(); return ctx.Err() }, "trial: no answer within 2s"},
+		"too slow":   {func(ctx context.Context, _ *grpc.ClientConn) error { <-ctx.Done(); return ctx.Err() }, "trial: no answer within 4s"},
 		"its end": {func(ctx context.Context, conn *grpc.ClientConn) error {
 			_, err := sdk.NewBuilder(conn).Build(ctx, sdk.Job{Page: "exit"}, func(sdk.Event) {})
 			return err
