@@ -79,7 +79,11 @@ func showOutcomes(t *table, outcomes []control.PluginOutcome) {
 func failedOutcomes(outcomes []control.PluginOutcome) error {
 	var lines []string
 	for _, o := range outcomes {
-		if o.Error != "" {
+		switch {
+		case o.Error == "":
+		case strings.Contains(o.Error, o.Stage):
+			lines = append(lines, o.Error)
+		default:
 			lines = append(lines, o.Stage+": "+o.Error)
 		}
 	}
