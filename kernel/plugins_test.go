@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -138,7 +139,9 @@ func TestChangedFileReplacesItsPluginOnly(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	k := pluginKernel(t, func(c *config.Config) { c.Plugins.Checker = config.Plugin{Use: link} })
+	k := pluginKernel(t, func(c *config.Config) {
+		c.File, c.Plugins.Checker = filepath.Join(dir, "server.yaml"), config.Plugin{Use: link}
+	})
 	log := &syncLog{}
 	k.log = hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: log, Level: hclog.Warn})
 	known := k.files.present().Known
@@ -164,6 +167,33 @@ func TestChangedFileReplacesItsPluginOnly(t *testing.T) {
 	k.replaceThoseThatDiffer(t.Context(), warned)
 	if names := replacedOnes(k, before); !slices.Equal(names, []string{"checker"}) {
 		t.Errorf("replaced are %q", names)
+	}
+	second, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := stage.Lock{File: stage.LockPath(k.config().File), Plugins: map[string]stage.Locked{link: {Name: "actor", Version: "1",
+		SHA256: map[string]string{stage.Platform(): fmt.Sprintf("%x", sha256.Sum256(second))}}}}
+	if err := lock.Write(); err != nil {
+		t.Fatal(err)
+	}
+	before = pids(k)
+	write("three", 0o700)
+	k.replaceThoseThatDiffer(t.Context(), warned)
+	if names := replacedOnes(k, before); len(names) > 0 || !strings.Contains(log.String(), "tqserver plugin lock") {
+		t.Errorf("against the lock replaced are %q", names)
+	}
+	third, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Plugins[link].SHA256[stage.Platform()] = fmt.Sprintf("%x", sha256.Sum256(third))
+	if err := lock.Write(); err != nil {
+		t.Fatal(err)
+	}
+	k.replaceThoseThatDiffer(t.Context(), warned)
+	if names := replacedOnes(k, before); !slices.Equal(names, []string{"checker"}) {
+		t.Errorf("with the lock replaced are %q", names)
 	}
 	copies, err := filepath.Glob(filepath.Join(k.site.state, "plugins", "*", "plugin"))
 	if err != nil || len(copies) != 2 {
@@ -191,7 +221,7 @@ func TestEventsOfPluginFiles(t *testing.T) {
 		edited, replaced bool
 	}{
 		{path: k.site.abs("bin/rotator"), replaced: true},
-		{path: filepath.Join(filepath.Dir(k.files.config), lockName), replaced: true},
+		{path: filepath.Join(filepath.Dir(k.files.config), "plugins.lock"), replaced: true},
 		{path: k.files.config, edited: true},
 		{path: k.site.abs("bin/other")},
 	} {
