@@ -23,6 +23,7 @@ type running struct {
 	configured
 	sup  *stage.Supervisor
 	spec stage.Spec // as told
+	idle bool       // a builder that no page has needed yet
 }
 
 // running lists the plugins of the named stages, in the order of their work; no names are all.
@@ -32,11 +33,11 @@ func (s *stages) running(names ...string) []running {
 	var all []running
 	for _, n := range allConfigured(s.k.config()) {
 		if sup := s.singles()[n.stage]; sup != nil {
-			all = append(all, running{n, sup, s.specs[n.stage]})
+			all = append(all, running{n, sup, s.specs[n.stage], false})
 		}
 	}
 	for i, b := range s.builders { // after the resolver
-		all = slices.Insert(all, 1+i, running{configured{"builder", b.entry}, b.sup, b.spec})
+		all = slices.Insert(all, 1+i, running{configured{"builder", b.entry}, b.sup, b.spec, b.life == ""})
 	}
 	return slices.DeleteFunc(all, func(r running) bool { return len(names) > 0 && !slices.Contains(names, r.stage) })
 }
@@ -93,7 +94,8 @@ func (k *Kernel) reloadRefused(ctx context.Context, names []string, force bool) 
 	return forced, k.reloadNow(ctx, forced)
 }
 
-// reloadPlugin finds a plugin anew and replaces the one that runs.
+// reloadPlugin finds a plugin anew and replaces the one that runs. One that is idle is only asked about its
+// configuration, and is what is started when it is needed.
 func (k *Kernel) reloadPlugin(ctx context.Context, r running, how stage.Replacement) error {
 	if k.up.Err() != nil {
 		return errors.New("the server is stopping: nothing is replaced")
@@ -105,7 +107,13 @@ func (k *Kernel) reloadPlugin(ctx context.Context, r running, how stage.Replacem
 	if !how.Fresh && sameSpec(spec, r.spec) && r.sup.Status().Note == "" { // else it says why it is not in service
 		return nil
 	}
-	if err := k.replace(ctx, r.sup, spec, how); err != nil {
+	if r.idle {
+		err = stage.Validate(ctx, spec, k.stageOptions(k.config()))
+	}
+	if err == nil {
+		err = k.replace(ctx, r.sup, spec, how)
+	}
+	if err != nil {
 		return err
 	}
 	k.stages.put(r.sup, spec)

@@ -20,7 +20,8 @@ import (
 	"github.com/tqserver/tqserver/sdk"
 )
 
-// pluginKernel is a kernel whose stages run, with actors for plugins: a resolver with one route, and two builders.
+// pluginKernel is a kernel whose stages run, with actors for plugins: a resolver with one route, and three builders, of which the
+// last is idle.
 func pluginKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 	t.Helper()
 	act := func(env ...string) config.Plugin {
@@ -34,8 +35,8 @@ func pluginKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 	k := testKernel(t, append([]func(*config.Config){func(c *config.Config) {
 		p := &c.Plugins
 		p.Resolver, p.Watcher, p.Checker, p.Rotator = act("ROUTES=1"), act(), act(), act()
-		p.Builder = []config.Plugin{act("N=1"), act("N=2")}
-		p.Builder[0].Match = []string{"*.x"}
+		p.Builder = []config.Plugin{act("N=1"), act("N=2"), act("N=3")}
+		p.Builder[2].Match = []string{"*.x"}
 	}}, change...)...)
 	run, err := os.MkdirTemp("/tmp", "tqk") // short, for the sockets
 	if err != nil {
@@ -53,6 +54,9 @@ func pluginKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 		os.RemoveAll(run)
 	})
 	for _, r := range k.stages.running() {
+		if r.idle {
+			continue
+		}
 		awaitStage(t, r.sup, "to run", func(st stage.Status) bool { return st.State == stage.Running })
 	}
 	return k
@@ -82,9 +86,10 @@ func TestReloadPluginsReportsEachOutcome(t *testing.T) {
 	inForce(k, 4)
 	before := pids(k)
 	got := k.ReloadPlugins(t.Context(), []string{"resolver", "builder", "nope"}, false)
-	if len(got) != 4 || got[0].Stage != "nope" || !strings.Contains(got[0].Error, "no such stage") ||
+	built := control.PluginOutcome{Stage: "builder", Plugin: "builtin:actor"}
+	if len(got) != 5 || got[0].Stage != "nope" || !strings.Contains(got[0].Error, "no such stage") ||
 		got[1].Stage != "resolver" || !strings.Contains(got[1].Error, "less than half") ||
-		!slices.Equal(got[2:], []control.PluginOutcome{{Stage: "builder", Plugin: "builtin:actor"}, {Stage: "builder", Plugin: "builtin:actor"}}) {
+		!slices.Equal(got[2:], []control.PluginOutcome{built, built, built}) {
 		t.Errorf("got %+v", got)
 	}
 	if names := replacedOnes(k, before); !slices.Equal(names, []string{"builder", "builder"}) {
@@ -98,6 +103,9 @@ func TestReloadPluginsReportsEachOutcome(t *testing.T) {
 	}
 	if names := replacedOnes(k, before); len(names) != 6 {
 		t.Errorf("replaced are %q", names)
+	}
+	if st := k.stages.status()[3]; st.State != "idle" {
+		t.Errorf("the idle builder is %s", st.State)
 	}
 	k.stop()
 	for _, o := range k.ReloadPlugins(t.Context(), nil, false) {

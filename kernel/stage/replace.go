@@ -60,7 +60,7 @@ func (s *Supervisor) preset(spec *Spec) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.life == nil {
-		s.spec = spec
+		s.spec, s.status.Name = spec, spec.Name
 	}
 	return s.life == nil
 }
