@@ -3,7 +3,6 @@
 package main
 
 import (
-	"os"
 	"testing"
 
 	"github.com/tqserver/tqserver/sdk/stagetest"
@@ -11,10 +10,7 @@ import (
 
 // TestBundleConforms runs the conformance suite against the plugins of the default bundle, as the server starts them.
 func TestBundleConforms(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := stagetest.Build(t, ".")
 	for _, stage := range stages {
 		for _, name := range builtinNames(stage) {
 			t.Run(stage+"/"+name, func(t *testing.T) {

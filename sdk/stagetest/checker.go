@@ -67,6 +67,17 @@ func (c *checking) until(ctx context.Context, id string, healthy bool) (got sdk.
 	})
 }
 
+// first takes reports until there is one about a target.
+func (c *checking) first(ctx context.Context, id string) error {
+	if len(c.reports[id]) > 0 {
+		return nil
+	}
+	return c.await(ctx, probeLimit, "the first state of "+id, func(h sdk.Health) (bool, error) {
+		c.reports[h.Target] = append(c.reports[h.Target], h)
+		return h.Target == id, nil
+	})
+}
+
 func stateName(healthy bool) string {
 	if healthy {
 		return "healthy"
@@ -186,10 +197,8 @@ func checkFirstState(ctx context.Context, t *trial) error {
 		return err
 	}
 	for id, healthy := range map[string]bool{"up": true, "down": false} {
-		if len(c.reports[id]) == 0 {
-			if _, err := c.until(ctx, id, healthy); err != nil {
-				return err
-			}
+		if err := c.first(ctx, id); err != nil {
+			return err
 		}
 		if first := c.reports[id][0]; first.Healthy != healthy || first.Version != c.set.Version {
 			return fmt.Errorf("%s was reported first as %s, of set %d; want %s, of set %d", id, stateName(first.Healthy), first.Version, stateName(healthy), c.set.Version)
@@ -458,10 +467,7 @@ func checkHungTarget(ctx context.Context, t *trial) error {
 	if _, err := c.until(ctx, "worker", false); err != nil {
 		return err
 	}
-	if len(c.reports["hung"]) > 0 {
-		return nil // as unhealthy, or as healthy where connecting is enough
-	}
-	return c.await(ctx, probeLimit, "the first state of a target that never answers", func(h sdk.Health) (bool, error) { return h.Target == "hung", nil })
+	return c.first(ctx, "hung") // as unhealthy, or as healthy where connecting is enough
 }
 
 func checkManyTargets(ctx context.Context, t *trial) error {

@@ -60,11 +60,13 @@ func commonChecks() []check {
 		c("stdout", "nothing is on stdout besides the handshake line",
 			"standard output belongs to the handshake: log to stderr", "handshake", checkStdout),
 		c("stderr", "each line on stderr is JSON in hclog's form",
-			`write {"@level":"info","@message":"…","@timestamp":"…"}, or the line has no level in the server's log`, "logs", checkStderr),
+			`write {"@level":"info","@message":"…","@timestamp":"…"}, or the line has no level in the server's log`, "log", checkStderr),
 		c("unknown-key", "an unknown key of the configuration is refused, with its path",
 			"list all keys in Schema, or answer Validate with a diagnostic whose path is config.KEY", "configuration", checkUnknownKey),
 		c("validate-pure", "Validate changes no file, opens no port and applies nothing",
 			"Validate is pure: it is called while another instance serves", "configuration", checkValidatePure),
+		c("standby", "after Configure it waits for its stage's first call without touching anything",
+			"another instance may be at work until then: change no file and open no port in Configure", "standby", checkStandby),
 		c("configure-twice", "Configure can be called again",
 			"Configure comes again whenever the configuration changes", "configuration", checkConfigureTwice),
 		c("configure-open", "Configure leaves an open stream open",
@@ -82,7 +84,7 @@ func commonChecks() []check {
 		c("shutdown", "Drain and Shutdown are answered and the process ends",
 			"answer Drain and Shutdown, and exit when go-plugin's controller asks for it or standard input ends", "lifecycle", checkShutdown),
 		alone(c("cancel", "a cancelled stream ends within 1 s and leaves nothing open",
-			"end a stream's work when its context ends; another stream may follow at once", "lifecycle", checkCancel)),
+			"end a stream's work when its context ends; another stream may follow at once", "streams", checkCancel)),
 		c("lifeline", "it ends within 5 s after its standard input did",
 			"the end of standard input means that the kernel is gone: exit", "process", checkLifeline),
 		c("children", "nothing that it started outlives it",
@@ -340,14 +342,14 @@ func checkSignals(ctx context.Context, t *trial) error {
 			return err
 		}
 		err := using.exchange(ctx)
-		if gone := s.alive(); gone != nil {
-			return fmt.Errorf("after %v %w", sig, gone)
+		if err == nil {
+			err = s.check(ctx, callLimit, 1)
 		}
 		if err != nil {
-			return fmt.Errorf("after %v: %w", sig, err)
+			return fmt.Errorf("after %v: %w", sig, s.died(ctx, err))
 		}
 	}
-	return s.check(ctx, callLimit, 1)
+	return nil
 }
 
 func checkShutdown(ctx context.Context, t *trial) error {
@@ -369,7 +371,7 @@ func checkCancel(ctx context.Context, t *trial) error {
 			return fmt.Errorf("stream %d, after those before were cancelled: %w", i+1, err)
 		}
 		if i == 0 {
-			before, _ = descriptors(s.proc.pid)
+			before, _ = descriptors(s.proc.pid())
 		}
 	}
 	if err := t.limit(ctx, cancelLimit, "Drain after all streams were cancelled", s.life.Drain); err != nil && status.Code(err) != codes.Unimplemented {
@@ -381,7 +383,7 @@ func checkCancel(ctx context.Context, t *trial) error {
 			return fmt.Sprintf("%d more streams were opened and cancelled, and %d more files are open", cycles-1, now-before)
 		},
 		func() bool {
-			count, ok := descriptors(s.proc.pid)
+			count, ok := descriptors(s.proc.pid())
 			now = count
 			return !ok || now < before+cycles-1
 		})

@@ -75,32 +75,68 @@ func checkValidatePure(ctx context.Context, t *trial) error {
 	if err != nil {
 		return err
 	}
-	files, err := listing(t.dir)
+	before, err := s.traces()
 	if err != nil {
 		return err
 	}
-	sockets := listeners(s.proc.pid)
 	for _, config := range [][]byte{t.config, strange, t.config} {
 		if _, err := s.validate(ctx, config); err != nil {
 			return err
 		}
 	}
-	after, err := listing(t.dir)
-	if err != nil {
+	if err := s.untouched(before, "Validate"); err != nil {
 		return err
-	}
-	if path := changed(files, after); path != "" {
-		return fmt.Errorf("Validate changed %s", strings.TrimPrefix(path, t.dir+"/"))
-	}
-	for inode, addr := range listeners(s.proc.pid) {
-		if _, ok := sockets[inode]; !ok {
-			return fmt.Errorf("Validate listens on %s", addr)
-		}
 	}
 	if err := s.configure(ctx); err != nil {
 		return err
 	}
 	return s.use(ctx)
+}
+
+func checkStandby(ctx context.Context, t *trial) error {
+	s, err := t.initialized(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := s.traces()
+	if err != nil {
+		return err
+	}
+	if err := s.configure(ctx); err != nil {
+		return err
+	}
+	if err := s.check(ctx, callLimit, 1); err != nil {
+		return err
+	}
+	if err := s.untouched(before, "Configure"); err != nil {
+		return err
+	}
+	return s.use(ctx)
+}
+
+// traces is what a plugin could leave: files in the scratch directory, sockets on which it listens.
+type traces struct{ files, sockets map[string]string }
+
+func (s *subject) traces() (traces, error) {
+	files, err := listing(s.t.dir)
+	return traces{files, listeners(s.proc.pid())}, err
+}
+
+// untouched is an error when there are other traces than before.
+func (s *subject) untouched(before traces, call string) error {
+	now, err := s.traces()
+	if err != nil {
+		return err
+	}
+	if path := changed(before.files, now.files); path != "" {
+		return fmt.Errorf("%s changed the file %s", call, strings.TrimPrefix(path, s.t.dir+"/"))
+	}
+	for inode, addr := range now.sockets {
+		if _, ok := before.sockets[inode]; !ok {
+			return fmt.Errorf("%s opened a socket: %s", call, addr)
+		}
+	}
+	return nil
 }
 
 func checkConfigureTwice(ctx context.Context, t *trial) error {
@@ -149,7 +185,7 @@ func checkConfigureBad(ctx context.Context, t *trial) error {
 			return fmt.Errorf("Configure took %q, which is no JSON object", bad)
 		}
 		if code := status.Code(err); code == codes.Unavailable {
-			return fmt.Errorf("Configure with %q, which is no JSON object: %w", bad, err)
+			return fmt.Errorf("Configure with %q, which is no JSON object: %w", bad, s.died(ctx, err))
 		}
 	}
 	if err := s.check(ctx, callLimit, 1); err != nil {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,7 +40,7 @@ type process struct {
 	stdout       lines
 	stderr       lines
 
-	pid    int
+	id     atomic.Int64  // 0: not started
 	exited chan struct{} // closed when the process has been reaped
 	done   chan struct{} // closed when its output was read as well
 	err    error         // of the exit; read it after exited
@@ -100,7 +101,8 @@ func (p *process) Start(context.Context) error {
 			started <- err
 			return
 		}
-		p.pid, p.lifeline = p.cmd.Process.Pid, files[1]
+		p.lifeline = files[1]
+		p.id.Store(int64(p.cmd.Process.Pid))
 		started <- nil
 		p.follow(files[2], files[4])
 	}()
@@ -129,20 +131,23 @@ func (p *process) follow(stdout, stderr *os.File) {
 	p.lifeline.Close()
 }
 
+// pid is the number of the process, 0 before the start.
+func (p *process) pid() int { return int(p.id.Load()) }
+
 // signal sends sig to the process alone.
 func (p *process) signal(sig syscall.Signal) error {
-	if p.pid == 0 || p.gone() {
+	if p.pid() == 0 || p.gone() {
 		return errors.New("the process has ended")
 	}
-	return syscall.Kill(p.pid, sig)
+	return syscall.Kill(p.pid(), sig)
 }
 
 // killAll ends the process, its group and whatever else it started, and waits.
 func (p *process) killAll() {
-	if p.pid == 0 {
+	if p.pid() == 0 {
 		return
 	}
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL) // the group may be empty
+	_ = syscall.Kill(-p.pid(), syscall.SIGKILL) // the group may be empty
 	<-p.done
 	for _, pid := range p.left() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -161,10 +166,10 @@ func (p *process) gone() bool {
 // left gives the processes that the plugin started and that still run. They are known by their group, and by a
 // directory in their environment that is the plugin's alone.
 func (p *process) left() []int {
-	if p.pid == 0 {
+	if p.pid() == 0 {
 		return nil
 	}
-	return slices.DeleteFunc(relatives(p.pid, p.socketDir), func(pid int) bool { return pid == p.pid })
+	return slices.DeleteFunc(relatives(p.pid(), p.socketDir), func(pid int) bool { return pid == p.pid() })
 }
 
 // ending says how the process ended.
@@ -178,13 +183,13 @@ func (p *process) ending() string {
 func (p *process) Wait(context.Context) error { <-p.exited; return nil }
 
 func (p *process) Kill(context.Context) error {
-	if p.pid != 0 && !p.gone() {
-		_ = syscall.Kill(-p.pid, syscall.SIGKILL)
+	if p.pid() != 0 && !p.gone() {
+		_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
 	}
 	return nil
 }
 
-func (p *process) ID() string                                                 { return strconv.Itoa(p.pid) }
+func (p *process) ID() string                                                 { return strconv.Itoa(p.pid()) }
 func (p *process) Name() string                                               { return p.cmd.Path }
 func (p *process) Stdout() io.ReadCloser                                      { return p.handshake }
 func (p *process) Stderr() io.ReadCloser                                      { return io.NopCloser(strings.NewReader("")) }

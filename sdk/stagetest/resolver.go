@@ -43,13 +43,14 @@ func resolverChecks() []check {
 // resolving is an open stream with a resolver.
 type resolving struct {
 	*stream[sdk.Tree, sdk.Table]
+	s        *subject
 	root     string
 	revision uint64
 	refusal  atomic.Bool // tables are refused
 }
 
 func (t *trial) resolve(ctx context.Context, s *subject, root string) *resolving {
-	r := &resolving{root: root}
+	r := &resolving{s: s, root: root}
 	r.stream = openStream(ctx, t, func(ctx context.Context, in <-chan sdk.Tree, push func(sdk.Table) error) error {
 		return sdk.NewResolver(s.conn).Resolve(ctx, in, func(table sdk.Table) error {
 			refuse := r.refusal.Load()
@@ -288,7 +289,7 @@ func checkRefused(ctx context.Context, t *trial) error {
 	}
 	r.refusal.Store(false)
 	if err := r.exchange(ctx); err != nil {
-		return fmt.Errorf("after a table was refused: %w", err)
+		return fmt.Errorf("after a table was refused: %w", r.s.died(ctx, err))
 	}
 	return s.check(ctx, callLimit, 1)
 }
@@ -365,11 +366,9 @@ func checkLargeTree(ctx context.Context, t *trial) error {
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(t.dir, "large")
-	for i := range manyPages {
-		if _, err := write(root, fmt.Sprintf("www.example.com/s%02d/p%02d/main.go", i/100, i%100), pageSource); err != nil {
-			return err
-		}
+	root, err := t.largeTree()
+	if err != nil {
+		return err
 	}
 	r := t.resolve(ctx, s, root)
 	defer r.close()
@@ -385,4 +384,22 @@ func checkLargeTree(ctx context.Context, t *trial) error {
 		return fmt.Errorf("the table of %d pages took %s, want %s", manyPages, took.Round(time.Millisecond), t.within(largeLimit))
 	}
 	return validTable(table)
+}
+
+// largeTree makes manyPages pages, in memory where there is such a place: a disk can take half a minute. Their source
+// is one file with many names.
+func (t *trial) largeTree() (root string, err error) {
+	root, err = os.MkdirTemp("/dev/shm", "tqst")
+	if err != nil {
+		root = filepath.Join(t.dir, "large")
+	}
+	t.closers = append(t.closers, func() { os.RemoveAll(root) })
+	source, err := write(root, ".source.go", pageSource)
+	for i := 0; i < manyPages && err == nil; i++ {
+		dir := filepath.Join(root, "www.example.com", fmt.Sprintf("s%02d", i/100), fmt.Sprintf("p%02d", i%100))
+		if err = os.MkdirAll(dir, 0o755); err == nil {
+			err = os.Link(source, filepath.Join(dir, "main.go"))
+		}
+	}
+	return root, err
 }

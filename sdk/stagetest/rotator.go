@@ -303,8 +303,9 @@ func checkBlocked(ctx context.Context, t *trial) error {
 			return fmt.Errorf("a batch whose file %s cannot be made was acknowledged; where is %s?", b.File, first)
 		}
 		return skipError("the plugin writes to a place of its own, which the suite cannot block")
-	} else if gone := r.s.alive(); gone != nil {
-		return fmt.Errorf("a batch whose file %s cannot be made: %w", b.File, gone)
+	}
+	if err := r.s.check(ctx, callLimit, 1); err != nil {
+		return fmt.Errorf("after a batch whose file %s cannot be made: %w", b.File, r.s.died(ctx, err))
 	}
 	if err := os.Remove(block); err != nil {
 		return err

@@ -19,7 +19,10 @@ import (
 	"github.com/tqserver/tqserver/sdk"
 )
 
-const startLimit = 5 * time.Second // from the start to the handshake
+const (
+	startLimit = 5 * time.Second // from the start to the handshake
+	exitGrace  = time.Second     // from the loss of the connection to the end of the process, if that is why
+)
 
 // inherited is what a plugin gets of the environment, as from the kernel; a "*" at the end stands for anything.
 var (
@@ -114,7 +117,7 @@ func (t *trial) initialized(ctx context.Context) (*subject, error) {
 		return nil, err
 	}
 	err = t.limit(ctx, callLimit, "Init", func(ctx context.Context) (err error) {
-		s.info, err = s.life.Init(ctx, "0.0.0-conformance", fmt.Sprintf("%s-%d", t.stage, s.proc.pid), "trace")
+		s.info, err = s.life.Init(ctx, "0.0.0-conformance", fmt.Sprintf("%s-%d", t.stage, s.proc.pid()), "trace")
 		return err
 	})
 	if err != nil {
@@ -218,12 +221,15 @@ func (s *subject) exits(ctx context.Context, limit time.Duration, after string) 
 	return s.t.until(ctx, limit, func() string { return "the process still runs after " + after + ":" }, s.proc.gone)
 }
 
-// alive is an error when the process has ended.
-func (s *subject) alive() error {
-	if s.proc.gone() {
-		return fmt.Errorf("the process has ended: %s", s.proc.ending())
+// died says, of a call that failed, that the process has ended if it has.
+func (s *subject) died(ctx context.Context, err error) error {
+	if err == nil || status.Code(err) != codes.Unavailable {
+		return err
 	}
-	return nil
+	if s.t.until(ctx, exitGrace, func() string { return "" }, s.proc.gone) != nil {
+		return err
+	}
+	return fmt.Errorf("the process has ended (%s): %w", s.proc.ending(), err)
 }
 
 // destroy ends the plugin and all that it started.
