@@ -19,6 +19,7 @@ var mayImport = map[string][]string{
 	"sdk":            {"sdk/proto"},
 	"sdk/proto":      {"sdk/proto"},
 	"sdk/worker":     nil,
+	"sdk/stagetest":  {"sdk", "sdk/proto"},
 	"kernel":         {"config", "sdk", "sdk/proto", "kernel"},
 	"kernel/process": nil,
 	"kernel/port":    nil,
@@ -30,7 +31,7 @@ var mayImport = map[string][]string{
 	"plugins":        {"sdk"},
 	"pages":          {"sdk/worker"},
 	"docs":           {"config"},
-	"cmd":            {"config", "sdk", "kernel", "kernel/control", "plugins"},
+	"cmd":            {"config", "sdk", "sdk/stagetest", "kernel", "kernel/control", "plugins"},
 }
 
 // thirdParty is what the kernel and the pages may import from elsewhere; everything else is free.

@@ -16,6 +16,9 @@ func TestBundleConforms(t *testing.T) {
 			t.Run(stage+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				p := builtinPlugin(self, stage, name)
+				if name == "exec" {
+					p.Page = "testdata/conform/exec"
+				}
 				if len(stagetest.Checks(stage)) == 0 {
 					t.Fatal("there are no checks")
 				}

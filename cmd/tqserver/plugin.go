@@ -50,6 +50,7 @@ func newPlugin(a *app) *cobra.Command {
 	cmd.AddCommand(newPluginVerify(a))
 	cmd.AddCommand(newPluginLogs(a))
 	cmd.AddCommand(newPluginReload(a))
+	cmd.AddCommand(newPluginTest(a))
 	return cmd
 }
 

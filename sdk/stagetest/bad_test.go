@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -199,24 +200,67 @@ func TestNoCheckWithoutBadPlugin(t *testing.T) {
 // The doubles fail for what is bad about them only.
 func TestGoodPluginPasses(t *testing.T) {
 	path := Build(t, "./testdata/bad")
-	for _, stage := range stages {
-		t.Run(stage, func(t *testing.T) {
-			t.Parallel()
-			checks := []string{stage}
-			if stage == "resolver" {
-				checks = append(checks, "common")
-			}
-			left := len(checks)
-			err := Run(t.Context(), stage, double(path, stage, ""), Options{Checks: checks, Slack: testSlack}, func(r Result) {
-				left = 0
-				if r.Outcome != Passed {
-					t.Errorf("%s/%s %s: %s", r.Suite, r.Check, r.Outcome, r.Detail)
-				}
-			})
-			if err != nil || left > 0 {
-				t.Errorf("got %v; suites without a result: %d", err, left)
-			}
+	outcomes := make([]outcome, len(stages))
+	var running sync.WaitGroup
+	for i, stage := range stages {
+		checks := []string{stage}
+		if stage == "resolver" {
+			checks = nil
+		}
+		running.Go(func() {
+			o := &outcomes[i]
+			o.err = Run(t.Context(), stage, double(path, stage, ""), Options{Checks: checks, Slack: testSlack}, func(r Result) { o.results = append(o.results, r) })
 		})
+	}
+	running.Wait()
+	for i, stage := range stages {
+		if outcomes[i].err != nil || len(outcomes[i].results) == 0 {
+			t.Errorf("%s: got %v and %d results", stage, outcomes[i].err, len(outcomes[i].results))
+		}
+		for _, r := range outcomes[i].results {
+			if r.Outcome != Passed {
+				t.Errorf("%s/%s %s: %s", r.Suite, r.Check, r.Outcome, r.Detail)
+			}
+		}
+	}
+}
+
+// What does not start is not tried with every check.
+func TestBrokenPluginIsTriedOnce(t *testing.T) {
+	var ran []string
+	err := Run(t.Context(), "resolver", Plugin{Path: "/bin/true"}, Options{}, func(r Result) {
+		if r.Outcome != Skipped {
+			ran = append(ran, r.Check+" "+r.Outcome)
+		}
+	})
+	if want := []string{"handshake failed", "cookie failed"}; !errors.Is(err, ErrFailed) || !slices.Equal(ran, want) {
+		t.Errorf("got %v and %v, want %v", ran, err, want)
+	}
+}
+
+var docRow = regexp.MustCompile("(?m)^\\| `([a-z-]+/[a-z-]+)` \\| (.*) \\|$")
+
+// TestDocumentation holds the tables in conformance.md to the suites.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/plugins/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, have []string
+	for _, row := range docRow.FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, row[1]+": "+row[2])
+	}
+	for _, stage := range stages {
+		for _, c := range Checks(stage) {
+			if row := c.Suite + "/" + c.Name + ": " + c.Doc; !slices.Contains(have, row) {
+				have = append(have, row)
+			}
+		}
+	}
+	slices.Sort(documented)
+	slices.Sort(have)
+	if !slices.Equal(documented, have) {
+		t.Errorf("conformance.md lists\n%s\nthe suites are\n%s", strings.Join(documented, "\n"), strings.Join(have, "\n"))
 	}
 }
 

@@ -41,12 +41,13 @@ func commonChecks() []check {
 	c := func(name, doc, hint, section string, run func(context.Context, *trial) error) check {
 		return check{suite: "common", name: name, doc: doc, hint: see(hint, section), run: run}
 	}
+	cold := func(c check) check { c.cold = true; return c }
 	alone := func(c check) check { c.alone = true; return c }
 	return []check{
 		c("handshake", "the handshake line comes within 5 s, as the first line of stdout",
 			"print `1|1|unix|PATH|grpc|CERTIFICATE` before anything else, at once", "handshake", checkHandshake),
-		c("cookie", "without the cookie it ends with a text and a status that is not 0",
-			"without TQSERVER_PLUGIN in the environment, say on stderr that this is a plugin, and exit with 1", "handshake", checkCookie),
+		cold(c("cookie", "without the cookie it ends with a text and a status that is not 0",
+			"without TQSERVER_PLUGIN in the environment, say on stderr that this is a plugin, and exit with 1", "process", checkCookie)),
 		c("mtls", "a client without the kernel's certificate is refused",
 			"accept only the client certificate that PLUGIN_CLIENT_CERT holds, and send your own in the handshake line", "transport", checkMTLS),
 		c("describe", "--describe prints what Init and Schema answer, also without the cookie",
@@ -358,8 +359,11 @@ func checkShutdown(ctx context.Context, t *trial) error {
 }
 
 func checkCancel(ctx context.Context, t *trial) error {
-	if t.stage == "builder" || t.stage == "rotator" {
-		return skipError("the stage has no stream that stays open; see builder/cancel")
+	switch t.stage {
+	case "builder":
+		return skipError("a builder has no stream that stays open: see builder/cancel")
+	case "rotator":
+		return skipError("a rotator has no stream")
 	}
 	s, err := t.ready(ctx)
 	if err != nil {

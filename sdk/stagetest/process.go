@@ -34,6 +34,7 @@ type process struct {
 	cmd       *exec.Cmd
 	socketDir string
 	lifeline  *os.File
+	server    *os.File // standard output of the server, for a rotator
 
 	handshake    *io.PipeReader
 	handshakeEnd *io.PipeWriter
@@ -85,6 +86,9 @@ func (p *process) Start(context.Context) error {
 		files[i], files[i+1] = r, w
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = files[0], files[3], files[5]
+	if p.server != nil {
+		p.cmd.ExtraFiles = []*os.File{p.server} // descriptor 3
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)

@@ -29,7 +29,7 @@ func resolverChecks() []check {
 	large.alone = true
 	return []check{
 		c("tree", "a tree is answered with a table of its revision that has routes", "answer each Tree, or a newer one, with a whole table that names its revision", checkTree),
-		c("routes", "routes are canonical, and page names and places are unique", "the kernel refuses a whole table for one route that is not canonical", checkRoutes),
+		c("routes", "routes are canonical, each place has one page, and each page one directory", "the kernel refuses a whole table for one route that is not canonical", checkRoutes),
 		c("same", "the same tree gives the same routes", "routes depend on the tree and the configuration only", checkSameTree),
 		c("version", "versions rise within one epoch", "the epoch names one start of the plugin; versions rise from table to table, also across streams", checkVersions),
 		c("epoch", "a new start has a new epoch", "make the epoch of the start's time or of random numbers", checkEpoch),
@@ -99,9 +99,9 @@ func openResolver(ctx context.Context, t *trial, s *subject) (session, error) {
 	return t.resolve(ctx, s, root), nil
 }
 
-// pages is a tree that makes sense to a resolver that takes directories for paths and to one that takes the first
+// treePages is a tree that makes sense to a resolver that takes directories for paths and to one that takes the first
 // level for hosts.
-var pages = []string{"index", "api", "api/users", "www.example.com/index", "www.example.com/shop", "www.example.com/shop/cart"}
+var treePages = []string{"index", "api", "api/users", "www.example.com/index", "www.example.com/shop", "www.example.com/shop/cart"}
 
 const pageSource = "package main\n\nfunc main() {}\n"
 
@@ -111,7 +111,7 @@ func (t *trial) tree() (root string, err error) {
 	if t.plugin.Tree != "" {
 		return root, os.CopyFS(root, os.DirFS(t.plugin.Tree))
 	}
-	for _, page := range pages {
+	for _, page := range treePages {
 		if _, err := write(root, page+"/main.go", pageSource); err != nil {
 			return "", err
 		}
@@ -156,7 +156,7 @@ func checkRoutes(ctx context.Context, t *trial) error {
 
 // validTable holds a table to what the kernel demands.
 func validTable(table sdk.Table) error {
-	names, places := map[string]bool{}, map[string]string{}
+	pages, places := map[string]sdk.Route{}, map[string]string{}
 	for _, route := range table.Routes {
 		if err := validRoute(route); err != nil {
 			return err
@@ -165,10 +165,12 @@ func validTable(table sdk.Table) error {
 		if other, ok := places[place]; ok {
 			return fmt.Errorf("route %s is claimed by pages %s and %s", place, other, route.Page)
 		}
-		if names[route.Page] {
-			return fmt.Errorf("page %s is there twice", route.Page)
+		places[place] = route.Page
+		first, more := pages[route.Page]
+		if first.Host = route.Host; more && first != route {
+			return fmt.Errorf("page %s is there twice, with different paths or directories", route.Page)
 		}
-		names[route.Page], places[place] = true, route.Page
+		pages[route.Page] = route
 	}
 	return nil
 }

@@ -96,6 +96,9 @@ func (r *rotating) write(ctx context.Context, b sdk.Batch) error {
 func (t *trial) output() (string, error) {
 	var all strings.Builder
 	for _, pattern := range t.outputs {
+		if pattern == ServerOutput {
+			pattern = t.serverOutput()
+		}
 		if !filepath.IsAbs(pattern) {
 			pattern = filepath.Join(t.work, pattern)
 		}

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -33,8 +34,12 @@ type Plugin struct {
 
 	Tree   string   // resolver: directory of pages that is copied and resolved; "": some pages of the suite
 	Page   string   // builder: directory of a page that can be built; it is copied; "": a small Go page of the suite
-	Output []string // rotator: patterns (see filepath.Match) of the files with its lines, from its working directory; .gz is read too
+	Output []string // rotator: patterns (see filepath.Match) of the files with its lines, from its working directory, .gz is read too; or ServerOutput
 }
+
+// ServerOutput as an output says that lines go to the standard output of the server, which each rotator gets as the
+// descriptor that TQSERVER_STDOUT_FD names.
+const ServerOutput = "-"
 
 // Options is how to run checks.
 type Options struct {
@@ -91,9 +96,10 @@ func Test(t *testing.T, stage string, p Plugin) {
 	}
 	for _, c := range r.checks {
 		t.Run(c.suite+"/"+c.name, func(t *testing.T) {
-			t.Parallel()
-			ctx := t.Context()
-			switch result := r.do(ctx, c); result.Outcome {
+			if !c.first() {
+				t.Parallel()
+			}
+			switch result := r.do(t.Context(), c); result.Outcome {
 			case Failed:
 				t.Errorf("%s\nhint: %s", result.Detail, result.Hint)
 			case Skipped:
@@ -153,6 +159,7 @@ type run struct {
 	options Options
 	config  []byte
 	checks  []check
+	broken  atomic.Bool // it does not even start
 }
 
 func newRun(stage string, p Plugin, o Options) (*run, error) {
@@ -209,6 +216,9 @@ func choose(all []check, names []string) ([]check, error) {
 	return chosen, nil
 }
 
+// first tells whether all others depend on this check.
+func (c check) first() bool { return c.is("common/handshake") }
+
 func (c check) is(name string) bool {
 	suite, rest, found := strings.Cut(name, "/")
 	return found && suite == c.suite && rest == c.name || !found && (name == c.suite || name == c.name)
@@ -223,7 +233,7 @@ func (r *run) each(ctx context.Context, do func(check)) {
 			if c.alone != alone || ctx.Err() != nil {
 				continue
 			}
-			if alone {
+			if alone || c.first() {
 				do(c)
 				continue
 			}
@@ -238,7 +248,10 @@ func (r *run) each(ctx context.Context, do func(check)) {
 func (r *run) do(ctx context.Context, c check) Result {
 	start := time.Now()
 	result := Result{Suite: c.suite, Check: c.name, Outcome: Passed}
-	err := r.try(ctx, c)
+	err := error(skipError("it does not start: see common/handshake"))
+	if !r.broken.Load() || c.cold {
+		err = r.try(ctx, c)
+	}
 	result.Took = time.Since(start)
 	var skip skipError
 	switch {
@@ -246,6 +259,7 @@ func (r *run) do(ctx context.Context, c check) Result {
 		result.Outcome, result.Detail = Skipped, skip.Error()
 	case err != nil:
 		result.Outcome, result.Detail, result.Hint = Failed, err.Error(), c.hint
+		r.broken.Store(r.broken.Load() || c.first())
 	}
 	return result
 }

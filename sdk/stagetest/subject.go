@@ -60,6 +60,9 @@ func (t *trial) environ() []string {
 	return append(env, t.plugin.Env...)
 }
 
+// serverOutput is the file that stands for the standard output of the server.
+func (t *trial) serverOutput() string { return filepath.Join(t.dir, "stdout") }
+
 // start starts the plugin and connects to it.
 func (t *trial) start(ctx context.Context) (*subject, error) {
 	run := filepath.Join(t.dir, "run")
@@ -67,6 +70,14 @@ func (t *trial) start(ctx context.Context) (*subject, error) {
 		return nil, err
 	}
 	s := &subject{t: t, proc: newProcess(t.plugin, t.work, t.environ())}
+	if t.stage == "rotator" {
+		out, err := os.OpenFile(t.serverOutput(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		t.closers = append(t.closers, func() { out.Close() })
+		s.proc.server, s.proc.cmd.Env = out, append(s.proc.cmd.Env, "TQSERVER_STDOUT_FD=3")
+	}
 	s.client = goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig:  sdk.Handshake,
 		Plugins:          goplugin.PluginSet{sdk.Dispense: sdk.Transport{}},
