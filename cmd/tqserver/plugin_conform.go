@@ -79,7 +79,7 @@ func (c *conformance) run(cmd *cobra.Command, args []string) error {
 			out.counts[stagetest.Skipped], time.Since(start).Round(100*time.Millisecond))
 	}
 	if errors.Is(err, stagetest.ErrFailed) {
-		return fmt.Errorf("%s does not conform as a %s: %d checks failed", args[0], c.stage, out.counts[stagetest.Failed])
+		return fmt.Errorf("%s does not conform as a %s: %d of %d checks failed", args[0], c.stage, out.counts[stagetest.Failed], out.total())
 	}
 	return err
 }
@@ -188,6 +188,13 @@ type conformanceOutput struct {
 	w           io.Writer
 	json, color bool
 	counts      map[string]int
+}
+
+func (o *conformanceOutput) total() (n int) {
+	for _, count := range o.counts {
+		n += count
+	}
+	return n
 }
 
 // marks are what the outcomes look like, with their colors.

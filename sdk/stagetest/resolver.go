@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,7 +26,7 @@ func resolverChecks() []check {
 	c := func(name, doc, hint string, run func(context.Context, *trial) error) check {
 		return check{suite: "resolver", name: name, doc: doc, hint: see(hint, "resolver"), run: run}
 	}
-	large := c("large", "10,000 pages are resolved within 1 s, and come in one table", "send whole tables, in messages of up to 16 MiB", checkLargeTree)
+	large := c("large", "10,000 pages are resolved within 1 s, at best of three times, and come in one table", "a saved page waits for the next table; send it as one message, of up to 16 MiB", checkLargeTree)
 	large.alone = true
 	return []check{
 		c("tree", "a tree is answered with a table of its revision that has routes", "answer each Tree, or a newer one, with a whole table that names its revision", checkTree),
@@ -374,18 +375,25 @@ func checkLargeTree(ctx context.Context, t *trial) error {
 	}
 	r := t.resolve(ctx, s, root)
 	defer r.close()
-	start := time.Now()
-	table, err := r.table(ctx)
-	took := time.Since(start)
-	switch {
-	case err != nil:
-		return err
-	case len(table.Routes) < manyPages:
-		return fmt.Errorf("the table of a tree with %d pages has %d routes", manyPages, len(table.Routes))
-	case took > t.within(largeLimit):
-		return fmt.Errorf("the table of %d pages took %s, want %s", manyPages, took.Round(time.Millisecond), t.within(largeLimit))
+	best := time.Duration(math.MaxInt64)
+	for range 3 { // other programs may be busy
+		start := time.Now()
+		table, err := r.table(ctx)
+		best = min(best, time.Since(start))
+		if err != nil {
+			return err
+		}
+		if len(table.Routes) < manyPages {
+			return fmt.Errorf("the table of a tree with %d pages has %d routes", manyPages, len(table.Routes))
+		}
+		if err := validTable(table); err != nil {
+			return err
+		}
+		if best <= t.within(largeLimit) {
+			return nil
+		}
 	}
-	return validTable(table)
+	return fmt.Errorf("the table of %d pages took %s at best, want %s", manyPages, best.Round(time.Millisecond), t.within(largeLimit))
 }
 
 // largeTree makes manyPages pages, in memory where there is such a place: a disk can take half a minute. Their source
