@@ -96,7 +96,7 @@ func (f resolverStage) Resolve(ctx context.Context, trees <-chan Tree, push func
 
 func TestResolverFuncKeepsItsLastRoutesWhenItFails(t *testing.T) {
 	calls := 0
-	conn := dial(t, ResolverFunc(func(context.Context, Tree) (Table, error) {
+	conn := dial(t, ResolverFunc(func(context.Context, struct{}, Tree) (Table, error) {
 		if calls++; calls == 2 {
 			return Table{}, errors.New("read pages: permission denied")
 		}

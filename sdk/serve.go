@@ -83,6 +83,9 @@ func newPlugin(name, version string, stage any, options ...Option) *plugin {
 		}
 		return nil
 	}
+	if adapter, ok := stage.(interface{ options() []Option }); ok {
+		options = append(adapter.options(), options...)
+	}
 	for _, o := range options {
 		o(p)
 	}
