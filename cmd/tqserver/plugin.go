@@ -60,6 +60,7 @@ func newPluginRun() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return runPlugin(args[0]) },
 	}
+	run.Flags().Bool("debug", false, "serve for a debugger, and print what `tqserver dev` needs to attach to it")
 	run.Flags().Bool("describe", false, "print what the plugin is, as JSON, and exit") // sdk.Serve looks for it
 	return run
 }

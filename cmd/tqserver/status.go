@@ -79,10 +79,17 @@ func showStatus(t *table, s control.Status) {
 	t.row()
 	t.row("STAGE", "PLUGIN", "STATE", "PID", "RESTARTS", "SINCE")
 	for _, st := range s.Stages {
-		t.row(st.Stage, st.Plugin, st.State, number(st.PID), st.Restarts, ago(st.Since))
+		t.row(st.Stage, st.Plugin, stageState(st), number(st.PID), st.Restarts, ago(st.Since))
 	}
 	_ = t.w.Flush() // what follows is no table
 	showProblems(t, s)
+}
+
+func stageState(st control.Stage) string {
+	if st.Attached {
+		return st.State + " (attached for debugging)"
+	}
+	return st.State
 }
 
 func reloadNote(r *control.Outcome) string {
