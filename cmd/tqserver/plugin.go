@@ -42,7 +42,8 @@ func allBuiltins() (all []string) {
 }
 
 func newPlugin(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "plugin", Short: "Look at the plugins of the five stages"}
+	cmd := &cobra.Command{Use: "plugin", Short: "Look at the plugins of the five stages, and make new ones"}
+	cmd.AddCommand(newPluginNew(a))
 	cmd.AddCommand(newPluginRun())
 	cmd.AddCommand(newPluginList(a))
 	cmd.AddCommand(newPluginDescribe(a))
