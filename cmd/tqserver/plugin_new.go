@@ -28,8 +28,8 @@ import (
 var pluginFiles embed.FS
 
 const (
-	ownModule = "github.com/tqserver/tqserver"
-	tidyLimit = 10 * time.Minute // of the download of the sdk and what it needs
+	ownModule  = "github.com/tqserver/tqserver"
+	fetchLimit = 10 * time.Minute // of the download of the sdk and what it needs
 )
 
 // scaffold is what the templates of a new plugin are filled with.
@@ -53,7 +53,7 @@ var examples = map[string]scaffold{
 	"watcher": {Adapter: "WatcherFunc", Func: "watch", About: "it compares all files every half second.",
 		ConfigYAML: "      every_ms: 500"},
 	"checker": {Adapter: "CheckerFunc", Func: "probe", About: "a worker that takes a connection is healthy.",
-		ConfigYAML: "      interval_ms: 5000"},
+		ConfigYAML: "      interval_ms: 5000", Subject: `, Config: "{interval_ms: 50, timeout_ms: 1000}"`},
 	"rotator": {Adapter: "RotatorFunc", Func: "write", About: "it appends every line to one file.",
 		ConfigYAML: "      file: logs/all.log", Subject: `, Config: "file: all.log", Output: []string{"all.log"}`},
 }
@@ -64,7 +64,7 @@ func newPluginNew(*app) *cobra.Command {
 		Use:   "new STAGE NAME [DIR]",
 		Short: "Make a plugin to start from: it builds, passes its tests and runs",
 		Long: "New writes a Go module for a plugin of a stage (" + strings.Join(stages, ", ") + ") into DIR, which is NAME\n" +
-			"if it is not given, and gets what it needs with `go mod tidy`.",
+			"if it is not given, and gets the modules that it needs.",
 		Example: "  tqserver plugin new resolver vhost\n  tqserver plugin new checker ping ../ping --sdk ~/src/tqserver",
 		Args:    cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -75,7 +75,7 @@ func newPluginNew(*app) *cobra.Command {
 			if err := s.write(); err != nil {
 				return fmt.Errorf("make plugin: %w", err)
 			}
-			if err := s.tidy(cmd.Context(), cmd.ErrOrStderr()); err != nil {
+			if err := s.require(cmd.Context(), cmd.ErrOrStderr()); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "made a %s in %s: run `go test ./... && go build` there, then name %s in config/server.yaml\n", s.Stage, s.dir, s.Use)
@@ -218,21 +218,24 @@ func (s scaffold) files() (map[string][]byte, error) {
 	return files, nil
 }
 
-// tidy completes go.mod and go.sum.
-func (s scaffold) tidy(ctx context.Context, progress io.Writer) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, tidyLimit, fmt.Errorf("not done within %s", tidyLimit))
+// require completes go.mod and go.sum. Unlike `go mod tidy` it asks for nothing that only the tests of other modules
+// need, so that the network can be missing where tqserver itself was built.
+func (s scaffold) require(ctx context.Context, progress io.Writer) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchLimit, fmt.Errorf("not done within %s", fetchLimit))
 	defer cancel()
-	fmt.Fprintf(progress, "getting what it needs (go mod tidy) …\n")
-	cmd := exec.CommandContext(ctx, "go", "mod", "tidy")
+	fmt.Fprintln(progress, "getting the modules that it needs …")
+	cmd := exec.CommandContext(ctx, "go", "list", "-mod=mod", "-deps", "-test", "./...")
 	cmd.Dir, cmd.WaitDelay = s.dir, time.Second
 	cmd.Env = append(os.Environ(), "GOWORK=off")
-	out, err := cmd.CombinedOutput()
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return &usageError{fmt.Errorf("go mod tidy in %s: %w\n%s", s.dir, err, bytes.TrimSpace(out)),
-			fmt.Sprintf("the files are there: when that is mended, run `go mod tidy` in %s", s.dir)}
+		return &usageError{fmt.Errorf("get the modules that %s needs: %w\n%s", s.dir, err, bytes.TrimSpace(errs.Bytes())),
+			fmt.Sprintf("its files are there: when that is mended, run `go mod tidy` in %s", s.dir)}
 	}
 	return nil
 }
