@@ -69,7 +69,7 @@ func (p *plugin) help() string {
 			if i == 0 {
 				b.WriteString("      config:\n")
 			}
-			fmt.Fprintf(&b, "        %s: %-12s # %s\n", f.Name, cmp.Or(f.Default, "…"), f.about())
+			fmt.Fprintf(&b, "        %-24s # %s\n", f.Name+": "+cmp.Or(f.Default, "…"), f.about())
 		}
 	}
 	b.WriteString(`

@@ -35,7 +35,7 @@ func byHand(t *testing.T, args ...string) *exec.Cmd {
 func TestPluginStartedByHandSaysWhatItIs(t *testing.T) {
 	for flag, want := range map[string][]string{
 		"--version":  {"demo 1.2.3 (tqserver sdk " + Version},
-		"--help":     {"a plugin of tqserver: a checker.", "    checker:\n      use: /", "suffix: \".local\"", "interval_ms: 30000        # time between two probes of a worker", "--debug"},
+		"--help":     {"a plugin of tqserver: a checker.", "    checker:\n      use: /", "suffix: \".local\"", "interval_ms: 30000       # time between two probes of a worker", "--debug"},
 		"--describe": {`"tqserver.plugin.checker.v1.Checker"`},
 	} {
 		out, err := byHand(t, flag).Output()
