@@ -25,6 +25,7 @@ import (
 	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
+	"github.com/tqserver/tqserver/kernel/stage"
 )
 
 // Options is what a kernel is made of.
@@ -38,23 +39,25 @@ type Options struct {
 	// Builtins names the plugins in the binary, for a stage: `tqserver plugin run <stage>/<name>` runs them.
 	Builtins func(stage string) []string
 	Environ  []string // what workers and plugins may inherit from
+	Dev      bool     // for a developer: plugins that run in a debugger may be attached to
 }
 
 // Kernel is one server. It is made by New and runs once.
 type Kernel struct {
-	opts    Options
-	cfg     atomic.Pointer[config.Config]
-	site    *site
-	console *console
-	log     hclog.InterceptLogger
-	spool   *spool.Spool
-	ports   *port.Pool
-	proxy   *proxy.Proxy
-	stages  *stages
-	good    *goodReleases
-	routes  *routes
-	files   *files
-	front   *front
+	opts     Options
+	cfg      atomic.Pointer[config.Config]
+	site     *site
+	console  *console
+	log      hclog.InterceptLogger
+	spool    *spool.Spool
+	ports    *port.Pool
+	proxy    *proxy.Proxy
+	stages   *stages
+	attached stage.Attached // plugins that are not to be started
+	good     *goodReleases
+	routes   *routes
+	files    *files
+	front    *front
 
 	targets    notifier      // the set of workers changed
 	targetSets atomic.Uint64 // sent so far
@@ -96,6 +99,9 @@ func (k *Kernel) open() (err error) {
 	if err := k.checkPages(c); err != nil {
 		return err
 	}
+	if k.attached, err = k.readAttached(c); err != nil {
+		return err
+	}
 	if k.listener, err = listen(c.Server); err != nil {
 		return err
 	}
@@ -117,6 +123,7 @@ func (k *Kernel) open() (err error) {
 		Log:      k.logRequest,
 		ErrorLog: func(line string) { k.log.Debug(line) },
 	})
+	k.warnAttached()
 	if k.stages, err = newStages(k, c); err != nil {
 		return errors.Join(err, k.listener.Close(), k.spool.Close())
 	}

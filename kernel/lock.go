@@ -33,7 +33,8 @@ func (n configured) builtIn() bool { return strings.HasPrefix(n.entry.Use, "buil
 
 func (k *Kernel) resolveOptions(c *config.Config) (stage.ResolveOptions, error) {
 	lock, err := stage.ReadLock(stage.LockPath(c.File))
-	return stage.ResolveOptions{Root: k.site.root, StateDir: k.site.state, Builtins: k.opts.Builtins, Environ: k.opts.Environ, Lock: lock}, err
+	return stage.ResolveOptions{Root: k.site.root, StateDir: k.site.state, Builtins: k.opts.Builtins, Environ: k.opts.Environ,
+		Lock: lock, Attached: k.attached}, err
 }
 
 // Locked is a custom plugin in the lock file, or one that was in it, and what there is to change about it.

@@ -123,7 +123,7 @@ func (s *stages) status() []control.Stage {
 		if st.State == stage.Stopped && i > 0 && i <= len(s.builders) && s.builders[i-1].life == "" {
 			st.State = "idle"
 		}
-		out = append(out, control.Stage{Stage: st.Stage, Plugin: st.Name, Version: st.Version, State: st.State, PID: st.PID,
+		out = append(out, control.Stage{Stage: st.Stage, Plugin: st.Name, Version: st.Version, State: st.State, PID: st.PID, Attached: st.Attached,
 			Restarts: st.Restarts, Since: st.Since, Error: st.LastError, NextRetry: st.NextRetry,
 			Probation: st.Probation, Fallback: st.Fallback, Note: st.Note})
 	}

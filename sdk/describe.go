@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -110,12 +109,8 @@ func (p *plugin) describe() Description {
 		Capabilities: p.capabilities, Protocol: int(Handshake.ProtocolVersion), Schema: append(Schema{}, p.schema...)}
 }
 
-func (p *plugin) printDescription() {
-	out := json.NewEncoder(os.Stdout)
+func (p *plugin) printDescription(w io.Writer) error {
+	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")
-	if err := out.Encode(p.describe()); err != nil {
-		fmt.Fprintln(os.Stderr, "describe:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	return out.Encode(p.describe())
 }

@@ -22,7 +22,7 @@ func printer(t *testing.T, text string, code string) string {
 }
 
 func TestDescribeReadsWhatAPluginPrints(t *testing.T) {
-	p := newPlugin("test", "1.2.3", ResolverFunc(nil), Exclusive(), Config(func(context.Context, struct {
+	p := newPlugin("test", "1.2.3", ResolverFunc[struct{}](nil), Exclusive(), Config(func(context.Context, struct {
 		Root string `tq:"root,required" doc:"where"`
 	}) error {
 		return nil

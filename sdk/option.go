@@ -16,15 +16,11 @@ func Exclusive() Option {
 }
 
 // Config gives a plugin a typed configuration. C is a struct whose tags are the schema of the YAML's `config:` block
-// (see Schema); a key that is not in it is refused, with its line, before the plugin sees it. apply is called with the
+// (see Schema), a field that is a struct without a tag stands for its own fields; a key that is not in it is refused, with its line, before the plugin sees it. apply is called with the
 // defaults filled in, once before the stage's first call, and again whenever the block changes; an error keeps the
 // configuration before. If *C has a method `Validate() error`, it is called first; it must have no side effects.
 func Config[C any](apply func(ctx context.Context, config C) error) Option {
-	t := reflect.TypeFor[C]()
-	if t.Kind() != reflect.Struct {
-		panic(fmt.Sprintf("sdk: a configuration is a struct, not %s", t))
-	}
-	schema := schemaOf(t)
+	schema := configSchema[C]()
 	decode := func(config []byte) (*C, []Diagnostic) {
 		c := new(C)
 		if found := schema.Check(config); len(found) > 0 {
@@ -33,10 +29,8 @@ func Config[C any](apply func(ctx context.Context, config C) error) Option {
 		if err := schema.fill(reflect.ValueOf(c).Elem(), config); err != nil {
 			return nil, []Diagnostic{{Path: "config", Message: err.Error()}}
 		}
-		if v, ok := any(c).(interface{ Validate() error }); ok {
-			if err := v.Validate(); err != nil {
-				return nil, []Diagnostic{{Path: "config", Message: err.Error()}}
-			}
+		if err := validate(c); err != nil {
+			return nil, []Diagnostic{{Path: "config", Message: err.Error()}}
 		}
 		return c, nil
 	}
@@ -51,4 +45,12 @@ func Config[C any](apply func(ctx context.Context, config C) error) Option {
 			return apply(ctx, *c)
 		}
 	}
+}
+
+// validate asks a configuration about itself.
+func validate(config any) error {
+	if v, ok := config.(interface{ Validate() error }); ok {
+		return v.Validate()
+	}
+	return nil
 }

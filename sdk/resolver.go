@@ -2,7 +2,6 @@ package sdk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -131,35 +130,6 @@ func (s *resolveSession) push(ctx context.Context, t Table) error {
 		}
 		return nil
 	}
-}
-
-// ResolverFunc makes a Resolver of a function from a tree to its routes. The function is called once for each tree;
-// its error is reported as a diagnostic, beside the routes of its last success.
-func ResolverFunc(resolve func(ctx context.Context, t Tree) (Table, error)) Resolver {
-	return resolverFunc(resolve)
-}
-
-type resolverFunc func(ctx context.Context, t Tree) (Table, error)
-
-var _ Resolver = resolverFunc(nil)
-
-func (f resolverFunc) Resolve(ctx context.Context, trees <-chan Tree, push func(Table) error) error {
-	var last Table
-	return forward(ctx, trees, func(t Tree) error {
-		table, err := f(ctx, t)
-		if err != nil {
-			table = last
-			table.Diagnostics = []Diagnostic{{Message: err.Error(), File: t.Root}}
-		} else {
-			last = table
-		}
-		table.Revision = t.Revision
-		var refused *RefusedError
-		if err := push(table); err != nil && !errors.As(err, &refused) {
-			return err
-		}
-		return nil
-	})
 }
 
 func tableToProto(t Table) *resolverpb.Table {

@@ -37,17 +37,38 @@ func (s Schema) Names() []string { return each(s, func(f Field) string { return 
 //	Path     string `tq:"path,default=/health"`
 //	Token    string `tq:"token,required,sensitive"`
 //	Mode     string `tq:"mode,default=fast,oneof=fast|safe"`
+//
+// A field that is a struct without a tag stands for the fields in it.
 func schemaOf(t reflect.Type) Schema {
 	var s Schema
 	for i := range t.NumField() {
 		f := t.Field(i)
-		tag, ok := f.Tag.Lookup("tq")
-		if !ok {
-			continue
+		var found Schema
+		if tag, ok := f.Tag.Lookup("tq"); ok {
+			found = Schema{fieldOf(t, f, tag)}
+		} else if nested(f) {
+			found = schemaOf(f.Type)
 		}
-		s = append(s, fieldOf(t, f, tag))
+		for _, field := range found {
+			if slices.Contains(s.Names(), field.Name) {
+				panic(fmt.Sprintf("sdk: configuration %s: two fields are called %q", t, field.Name))
+			}
+			s = append(s, field)
+		}
 	}
 	return s
+}
+
+func nested(f reflect.StructField) bool {
+	return f.Type.Kind() == reflect.Struct && (f.IsExported() || f.Anonymous)
+}
+
+func configSchema[C any]() Schema {
+	t := reflect.TypeFor[C]()
+	if t.Kind() != reflect.Struct {
+		panic(fmt.Sprintf("sdk: a configuration is a struct, not %s", t))
+	}
+	return schemaOf(t)
 }
 
 func fieldOf(t reflect.Type, f reflect.StructField, tag string) Field {
@@ -216,6 +237,12 @@ func (s Schema) fill(target reflect.Value, config []byte) error {
 	}
 	t := target.Type()
 	for i := range t.NumField() {
+		if _, tagged := t.Field(i).Tag.Lookup("tq"); !tagged && nested(t.Field(i)) {
+			if err := s.fill(target.Field(i), config); err != nil {
+				return err
+			}
+			continue
+		}
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("tq"), ",")
 		at := slices.Index(s.Names(), name)
 		if name == "" || at < 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,14 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets the test binary be a plugin.
+func TestMain(m *testing.M) {
+	if os.Getenv("SDK_TEST_BE_PLUGIN") != "" {
+		Serve("demo", "1.2.3", CheckerFunc(func(context.Context, suffix, Target) error { return nil }))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // dial serves a stage as Serve does, but within the test's process, and connects to it.
 func dial(t *testing.T, stage any, options ...Option) *grpc.ClientConn {
@@ -96,7 +104,7 @@ func (f resolverStage) Resolve(ctx context.Context, trees <-chan Tree, push func
 
 func TestResolverFuncKeepsItsLastRoutesWhenItFails(t *testing.T) {
 	calls := 0
-	conn := dial(t, ResolverFunc(func(context.Context, Tree) (Table, error) {
+	conn := dial(t, ResolverFunc(func(context.Context, struct{}, Tree) (Table, error) {
 		if calls++; calls == 2 {
 			return Table{}, errors.New("read pages: permission denied")
 		}

@@ -39,18 +39,20 @@ const Dispense = "tqserver"
 const drainLimit = 3 * time.Second
 
 // Serve runs stage, which implements one or more of Resolver, Builder, Watcher, Checker and Rotator, as a plugin, and
-// returns when the kernel ended it. With --describe as the last argument it prints a [Description] as JSON and exits.
-// Nothing may be written to standard output before. Serve looks after the
-// handshake, the transport, panics in calls, the log level, SIGTERM and SIGINT (which only the kernel may act on) and
-// the end of the kernel: a plugin never outlives it.
+// returns when the kernel ended it. Nothing may be written to standard output before. Serve looks after the handshake,
+// the transport, panics in calls, the log level, SIGTERM and SIGINT (which only the kernel may act on) and the end of
+// the kernel: a plugin never outlives it.
+//
+// It looks at the last argument: with --describe it prints a [Description] as JSON, with --version and --help what
+// these say, and ends the process; with --debug it serves without a kernel until SIGINT or SIGTERM, and prints what
+// `tqserver dev` needs to attach to it.
 func Serve(name, version string, stage any, options ...Option) {
 	p := newPlugin(name, version, stage, options...)
-	if os.Args[len(os.Args)-1] == describeFlag {
-		p.printDescription()
-	}
-	if os.Getenv(Handshake.MagicCookieKey) != Handshake.MagicCookieValue {
-		fmt.Fprintf(os.Stderr, "%s %s is a plugin of tqserver and is started by it: name this file in the `plugins:` section of server.yaml\n", name, version)
+	if done, err := p.alone(os.Args[len(os.Args)-1]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	} else if done {
+		os.Exit(0)
 	}
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT) // not Ignore, which children would inherit
 	go p.followKernel()
@@ -75,7 +77,6 @@ type plugin struct {
 
 func newPlugin(name, version string, stage any, options ...Option) *plugin {
 	p := &plugin{name: name, version: version, stage: stage, capabilities: []string{CapabilityLogLevel}}
-	p.log = hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: os.Stderr, JSONFormat: true})
 	p.validate = Schema(nil).Check
 	p.configure = func(_ context.Context, config []byte) error {
 		if found := Schema(nil).Check(config); len(found) > 0 {
@@ -83,16 +84,24 @@ func newPlugin(name, version string, stage any, options ...Option) *plugin {
 		}
 		return nil
 	}
+	if adapter, ok := stage.(interface{ options() []Option }); ok {
+		options = append(adapter.options(), options...)
+	}
 	for _, o := range options {
 		o(p)
 	}
 	if len(p.services()) == 0 {
 		panic(fmt.Sprintf("sdk: %T implements none of Resolver, Builder, Watcher, Checker and Rotator", stage))
 	}
-	if l, ok := stage.(Logs); ok {
-		l.SetLogger(p.log)
-	}
+	p.logTo(hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: os.Stderr, JSONFormat: true}))
 	return p
+}
+
+func (p *plugin) logTo(log hclog.Logger) {
+	p.log = log
+	if l, ok := p.stage.(Logs); ok {
+		l.SetLogger(log)
+	}
 }
 
 func (p *plugin) services() []string {

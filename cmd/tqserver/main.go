@@ -33,6 +33,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 type app struct {
 	dir, config string
 	quiet, json bool
+	dev         bool // tqserver dev
 }
 
 func newRoot() *cobra.Command {
@@ -60,7 +61,7 @@ a failed request. Without a subcommand it runs the server.`,
 	f.StringVar(&a.config, "config", config.DefaultPath, "path of the configuration `file`")
 	root.Flags().BoolVar(&a.quiet, "quiet", false, "nothing on the console; log files are written all the same")
 	root.AddCommand(newRun(a), newStatus(a), newReload(a), newRoutes(a), newLogs(a), newStop(a), newBuild(a), newConfig(a),
-		newNew(a), newPlugin(a), newVersion(a))
+		newNew(a), newDev(a), newPlugin(a), newVersion(a))
 	explain(root)
 	return root
 }

@@ -42,7 +42,8 @@ func allBuiltins() (all []string) {
 }
 
 func newPlugin(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "plugin", Short: "Look at the plugins of the five stages"}
+	cmd := &cobra.Command{Use: "plugin", Short: "Look at the plugins of the five stages, and make new ones"}
+	cmd.AddCommand(newPluginNew(a))
 	cmd.AddCommand(newPluginRun())
 	cmd.AddCommand(newPluginList(a))
 	cmd.AddCommand(newPluginDescribe(a))
@@ -62,6 +63,7 @@ func newPluginRun() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return runPlugin(args[0]) },
 	}
+	run.Flags().Bool("debug", false, "serve for a debugger, and print what `tqserver dev` needs to attach to it")
 	run.Flags().Bool("describe", false, "print what the plugin is, as JSON, and exit") // sdk.Serve looks for it
 	return run
 }

@@ -75,7 +75,7 @@ func follow(k *kernel.Kernel, signals <-chan os.Signal, stop func(), hurry, ende
 func (a *app) options(c *config.Config) kernel.Options {
 	return kernel.Options{
 		Root: ".", Config: c, Version: version(), Builtins: builtinNames, Environ: os.Environ(),
-		Load: a.load,
+		Load: a.load, Dev: a.dev,
 	}
 }
 

@@ -79,7 +79,7 @@ func showStatus(t *table, s control.Status) {
 	t.row()
 	t.row("STAGE", "PLUGIN", "STATE", "PID", "RESTARTS", "SINCE")
 	for _, st := range s.Stages {
-		state := st.State
+		state := stageState(st)
 		if !st.Probation.IsZero() {
 			state += ", " + replacementNote(st)
 		}
@@ -87,6 +87,13 @@ func showStatus(t *table, s control.Status) {
 	}
 	_ = t.w.Flush() // what follows is no table
 	showProblems(t, s)
+}
+
+func stageState(st control.Stage) string {
+	if st.Attached {
+		return st.State + " (attached for debugging)"
+	}
+	return st.State
 }
 
 func reloadNote(r *control.Outcome) string {

@@ -104,6 +104,7 @@ type Stage struct {
 	Version   string    `json:"version,omitempty"`
 	State     string    `json:"state"` // starting, running, backoff, degraded, stopping, stopped
 	PID       int       `json:"pid,omitempty"`
+	Attached  bool      `json:"attached,omitempty"` // it runs in a debugger, and is not the server's to end
 	Restarts  int       `json:"restarts"`
 	Since     time.Time `json:"since"`
 	Error     string    `json:"error,omitempty"`

@@ -107,7 +107,7 @@ func (i *instance) dead() bool { return i.alive.Err() != nil }
 
 func (i *instance) check(ctx context.Context) error {
 	i.nonce++
-	return i.life.Check(ctx, i.nonce)
+	return i.forgive(i.life.Check(ctx, i.nonce))
 }
 
 // beat is one heartbeat. It also passes on that the log level has changed.
@@ -134,6 +134,10 @@ func (i *instance) beat(ctx context.Context) error {
 // Limits.StopTimeout and a second, whatever the plugin does.
 func (i *instance) stop() {
 	i.retire()
+	if i.spec.attach != nil {
+		i.detach()
+		return
+	}
 	all, cancel := context.WithTimeout(i.alive, i.options.Limits.StopTimeout)
 	defer cancel()
 	drain, cancelDrain := context.WithTimeout(all, i.options.Limits.StopTimeout*3/4) // the rest is for Shutdown

@@ -80,6 +80,9 @@ func (i *instance) perform(ctx context.Context, s step, limit time.Duration) err
 
 // shakeHands starts the process and connects to it.
 func (i *instance) shakeHands(ctx context.Context) error {
+	if i.spec.attach != nil {
+		return i.attach(ctx)
+	}
 	stop := context.AfterFunc(ctx, i.proc.kill) // go-plugin takes no context
 	defer stop()
 	protocol, err := i.client.Client()
@@ -100,10 +103,10 @@ func (i *instance) shakeHands(ctx context.Context) error {
 
 // startError adds to the failure of a start what the plugin printed in place of a handshake.
 func startError(err error, first string) error {
-	switch {
-	case strings.Count(first, "|") >= 3 && strings.Contains(err.Error(), "incompatible"):
-		return fmt.Errorf("%w: use a version of the plugin that was built for this tqserver", err)
-	case first == "" || strings.Count(first, "|") >= 3:
+	if mismatch := checkHandshake(first); mismatch != nil {
+		return mismatch
+	}
+	if first == "" || strings.Count(first, "|") >= 3 {
 		return err
 	}
 	return fmt.Errorf("standard output began with %q, which is no handshake (%w): a plugin prints nothing before sdk.Serve, and logs to stderr", shorten(first), err)
@@ -124,14 +127,7 @@ func (i *instance) init(ctx context.Context) error {
 		return err
 	}
 	i.info = info
-	if want := sdk.ServiceName(i.spec.Stage); !slices.Contains(info.Services, want) {
-		offers := "nothing"
-		if len(info.Services) > 0 {
-			offers = strings.Join(info.Services, ", ")
-		}
-		return fmt.Errorf("%s %s offers %s; wanted is %s: name the plugin under its own stage, or use a version of it that speaks this one", info.Name, info.Version, offers, want)
-	}
-	return nil
+	return checkServices(i.spec.Stage, info)
 }
 
 // readSchema gets the keys of the plugin's configuration. A plugin that declares none by not having the call checks

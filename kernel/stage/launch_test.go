@@ -35,7 +35,7 @@ func TestLaunchRefusesBadPlugins(t *testing.T) {
 		{"mute", "builder", "start", 300 * time.Millisecond, 0, []string{"no answer within 300ms"}},
 		{"garbage", "builder", "start", 0, 0, []string{`began with "listening on :8080"`, "before sdk.Serve"}},
 		{"flood-stdout", "builder", "start", 0, 0, []string{`began with "xxx`}},
-		{"future", "builder", "start", 0, 0, []string{"Plugin version: 99", "built for this tqserver"}},
+		{"future", "builder", "start", 0, 0, []string{"the plugin speaks protocol 99, this tqserver speaks 1: upgrade tqserver"}},
 		{"stop-after-handshake", "builder", "", 1500 * time.Millisecond, 500 * time.Millisecond, []string{"no answer within"}},
 		{"good", "conductor", "init", 0, 0, []string{"fake 1.2.3 offers tqserver.plugin.", "wanted is tqserver.plugin.conductor.v1.Conductor"}},
 		{"configure-crash", "builder", "configure", 0, 0, []string{"exited with status 7"}},

@@ -17,6 +17,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/sdk"
 )
 
 // Spec is everything that is needed to start one plugin. It is not changed once it was handed over.
@@ -30,6 +31,8 @@ type Spec struct {
 	Env    []string // complete, NAME=value
 	Config []byte   // the `config:` block as a JSON object; empty: {}
 
+	attach *sdk.Attach // it runs in a debugger: connect, start nothing
+
 	node *yaml.Node      // the same block, for the lines in messages
 	pos  config.Position // of the plugin's entry
 }
@@ -41,6 +44,7 @@ type ResolveOptions struct {
 	Builtins func(stage string) []string // names of the default bundle
 	Environ  []string                    // of the kernel
 	Lock     *Lock                       // what custom plugins must be; nil: there is no lock file
+	Attached Attached                    // what runs in a debugger
 }
 
 // Resolve turns an entry of the configuration into a Spec. A file is copied to a private place while it is hashed,
@@ -55,6 +59,9 @@ func Resolve(stage string, p config.Plugin, o ResolveOptions) (Spec, error) {
 	spec := Spec{Stage: stage, Name: p.Use, Dir: root, Env: Environ(stage, p.Env, o.Environ), node: p.Config, pos: p.Pos}
 	if spec.Config, err = configJSON(p.Config); err != nil {
 		return Spec{}, refuse(stage, p, "config", err.Error(), "give plain values: text, numbers, true, false and lists")
+	}
+	if spec.attach = o.Attached.find(stage, p.Use); spec.attach != nil {
+		return spec, nil
 	}
 	if name, ok := strings.CutPrefix(p.Use, "builtin:"); ok {
 		return resolveBuiltin(spec, p, name, o.Builtins(stage))

@@ -17,6 +17,7 @@ type Status struct {
 	Stage, Name, Version string
 	State                string
 	PID                  int       // 0 when not running
+	Attached             bool      // it runs in a debugger, and is not the kernel's to end
 	Restarts             int       // starts after a failure
 	Since                time.Time // of State
 	LastError            string    // of the last failure, with its last lines on stderr; "" when there was none

@@ -212,6 +212,7 @@ func (s *Supervisor) publish(inst *instance) bool {
 	if fresh {
 		s.report(func(st *Status) {
 			st.Name, st.Version, st.State, st.PID = inst.spec.Name, inst.info.Version, Running, inst.proc.pid
+			st.Attached = inst.spec.attach != nil
 		})
 		inst.log.Info("plugin runs", "name", inst.info.Name, "version", inst.info.Version, "pid", inst.proc.pid)
 	}

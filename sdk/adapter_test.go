@@ -1,0 +1,336 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+type suffix struct {
+	Suffix string `tq:"suffix,default=.local"`
+}
+
+func TestResolverFuncHasItsConfigurationAndSurvivesAPanic(t *testing.T) {
+	conn := dial(t, ResolverFunc(func(ctx context.Context, c suffix, tree Tree) (Table, error) {
+		Logger(ctx).Debug("resolving")
+		if tree.Revision == 2 {
+			panic("boom")
+		}
+		return Table{Routes: []Route{{Host: "a" + c.Suffix, Path: "/", Page: "a"}}}, nil
+	}))
+	life := NewLifecycle(conn)
+	if err := life.Configure(t.Context(), []byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	trees, tables := make(chan Tree), make(chan Table)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- NewResolver(conn).Resolve(ctx, trees, func(table Table) error { tables <- table; return nil })
+	}()
+	defer func() { cancel(); <-done }()
+	trees <- Tree{Root: "/p", Revision: 1}
+	if got := <-tables; got.Routes[0].Host != "a.local" {
+		t.Errorf("routes by default: %+v", got.Routes)
+	}
+	trees <- Tree{Root: "/p", Revision: 2}
+	if got := <-tables; len(got.Routes) != 1 || len(got.Diagnostics) != 1 || got.Diagnostics[0].Message != "panic: boom" {
+		t.Errorf("table after a panic: %+v", got)
+	}
+	trees <- Tree{Root: "/p", Revision: 3}
+	if got := <-tables; got.Revision != 3 || len(got.Diagnostics) != 0 {
+		t.Errorf("table after that: %+v", got)
+	}
+	if err := life.Configure(t.Context(), []byte(`{"suffix":".test"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-tables; got.Revision != 3 || got.Routes[0].Host != "a.test" {
+		t.Errorf("table for another configuration: %+v", got)
+	}
+}
+
+func TestRotatorFuncWritesABatchOnceAndSurvivesAPanic(t *testing.T) {
+	var written []string
+	panics := 1
+	conn := dial(t, RotatorFunc(func(_ context.Context, c suffix, b Batch) error {
+		if panics > 0 {
+			panics--
+			panic("boom")
+		}
+		written = append(written, string(b.Lines[0].Text)+c.Suffix)
+		return nil
+	}))
+	rotator, now := NewRotator(conn), time.Now()
+	first := Batch{Seq: 1, Stream: "a", Lines: []Line{{now, Stdout, []byte("one")}}}
+	if err := rotator.Write(t.Context(), first); err == nil || !strings.Contains(err.Error(), "panic: boom") {
+		t.Errorf("panicking call: %v", err)
+	}
+	for _, b := range []Batch{first, first, {Seq: 1, Stream: "a", Lines: []Line{{now.Add(1), Stdout, []byte("two")}}}} {
+		if err := rotator.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"one.local", "two.local"}; !slices.Equal(written, want) {
+		t.Errorf("written %q, want %q", written, want)
+	}
+}
+
+// checkRig runs a CheckerFunc directly, on the clock of a synctest bubble.
+type checkRig struct {
+	sets    chan TargetSet
+	mu      sync.Mutex
+	reports []string
+	probed  map[string]int
+	fail    map[string]error
+	panics  map[string]bool
+}
+
+func (r *checkRig) probe(ctx context.Context, _ struct{}, target Target) error {
+	r.mu.Lock()
+	r.probed[target.ID]++
+	err, panics := r.fail[target.ID], r.panics[target.ID]
+	r.mu.Unlock()
+	if panics {
+		panic("boom")
+	}
+	if target.Page == "hung" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+func (r *checkRig) set(do func()) { r.mu.Lock(); defer r.mu.Unlock(); do() }
+
+func (r *checkRig) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	got := r.reports
+	r.reports = nil
+	slices.Sort(got)
+	return got
+}
+
+// checkerTest runs test with a checker that probes every second, with a timeout of 300 ms.
+func checkerTest(t *testing.T, test func(t *testing.T, r *checkRig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &checkRig{sets: make(chan TargetSet), probed: map[string]int{}, fail: map[string]error{}, panics: map[string]bool{}}
+		checker := CheckerFunc(r.probe)
+		p := newPlugin("test", "1", checker)
+		if err := p.configure(t.Context(), []byte(`{"interval_ms":1000,"timeout_ms":300,"failures":3,"successes":2}`)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- checker.Check(ctx, r.sets, func(h Health) error {
+				r.set(func() {
+					r.reports = append(r.reports, fmt.Sprintf("%s %v %d %s v%d", h.Target, h.Healthy, h.Failures, h.Reason, h.Version))
+				})
+				return nil
+			})
+		}()
+		test(t, r)
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("end of Check: %v", err)
+		}
+	})
+}
+
+func (r *checkRig) want(t *testing.T, after time.Duration, want ...string) {
+	t.Helper()
+	time.Sleep(after)
+	synctest.Wait()
+	if got := r.take(); !slices.Equal(got, want) {
+		t.Errorf("reports %q, want %q", got, want)
+	}
+}
+
+func TestCheckerFuncReportsFirstStatesAndChanges(t *testing.T) {
+	checkerTest(t, func(t *testing.T, r *checkRig) {
+		r.fail["late"] = errors.New("refused")
+		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "ok"}, {ID: "late"}, {ID: "hung", Page: "hung"}}}
+		r.want(t, 150*time.Millisecond, "ok true 0  v1")
+		r.set(func() { r.fail["late"] = nil })
+		r.want(t, 250*time.Millisecond, "late true 0  v1") // it was asked again soon
+		r.want(t, 3*time.Second, "hung false 3 no answer within 300ms v1")
+		r.set(func() { r.fail["ok"] = errors.New("broken") })
+		r.want(t, 4*time.Second, "ok false 3 broken v1")
+		r.set(func() { r.fail["ok"] = nil })
+		r.want(t, time.Second)
+		r.want(t, 1500*time.Millisecond, "ok true 0  v1") // after two good ones
+	})
+}
+
+func TestCheckerFuncForgetsWhatIsNotInTheSet(t *testing.T) {
+	checkerTest(t, func(t *testing.T, r *checkRig) {
+		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "a", Addr: "1"}, {ID: "b", Addr: "1"}}}
+		r.want(t, time.Second, "a true 0  v1", "b true 0  v1")
+		r.sets <- TargetSet{Version: 2, Targets: []Target{{ID: "b", Addr: "2"}}}
+		r.want(t, time.Second, "b true 0  v2") // another address is another target
+		var before int
+		r.set(func() { before = r.probed["a"] })
+		r.want(t, 5*time.Second)
+		r.set(func() {
+			if r.probed["a"] != before {
+				t.Error("a removed target is still probed")
+			}
+		})
+	})
+}
+
+func TestCheckerFuncTakesAPanicAsAFailedProbe(t *testing.T) {
+	checkerTest(t, func(t *testing.T, r *checkRig) {
+		r.panics["a"] = true
+		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "a"}, {ID: "b"}}}
+		r.want(t, 4*time.Second, "a false 3 panic: boom v1", "b true 0  v1")
+		r.set(func() { r.panics["a"] = false })
+		r.want(t, 3*time.Second, "a true 0  v1")
+	})
+}
+
+func TestCheckerFuncHasTheKeysOfProbingBesideItsOwn(t *testing.T) {
+	p := newPlugin("test", "1", CheckerFunc(func(context.Context, suffix, Target) error { return nil }))
+	if want := []string{"suffix", "interval_ms", "timeout_ms", "failures", "successes"}; !slices.Equal(p.schema.Names(), want) {
+		t.Errorf("keys %q, want %q", p.schema.Names(), want)
+	}
+	defer func() {
+		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), `two fields are called "failures"`) {
+			t.Errorf("a key of its own that Probing has: %v", r)
+		}
+	}()
+	CheckerFunc(func(context.Context, struct {
+		N int `tq:"failures"`
+	}, Target) error {
+		return nil
+	})
+}
+
+// buildRig builds one page with a function, as a plugin.
+func buildRig(t *testing.T, build func(ctx context.Context, c suffix, job Job, event func(Event)) (Result, error)) (Job, func() (Result, []string, error)) {
+	job := Job{Page: "a", Dir: t.TempDir(), OutDir: t.TempDir()}
+	job.Source = job.Dir
+	if err := os.WriteFile(filepath.Join(job.Dir, "page.txt"), []byte("one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	conn := dial(t, BuilderFunc(build))
+	return job, func() (Result, []string, error) {
+		var events []string
+		r, err := NewBuilder(conn).Build(t.Context(), job, func(e Event) {
+			line := e.Log
+			if e.Diagnostic != nil {
+				line = "! " + e.Diagnostic.Message
+			}
+			events = append(events, line)
+		})
+		return r, events, err
+	}
+}
+
+func TestBuilderFuncNamesAndKeepsReleases(t *testing.T) {
+	builds := 0
+	job, build := buildRig(t, func(ctx context.Context, c suffix, job Job, event func(Event)) (Result, error) {
+		builds++
+		cmd := exec.Command("cp", filepath.Join(job.Source, "page.txt"), filepath.Join(job.OutDir, "page"))
+		return Result{Artifact: "page", Argv: []string{"run", c.Suffix}}, Run(ctx, cmd, event)
+	})
+	first, _, err := build()
+	text, _ := os.ReadFile(first.Artifact)
+	if err != nil || !first.OK || first.Cached || string(text) != "one" || first.Argv[1] != ".local" || filepath.Dir(first.Artifact) != filepath.Join(job.OutDir, first.Release) {
+		t.Fatalf("first: %+v, %v", first, err)
+	}
+	if info, err := os.Stat(first.Artifact); err != nil || info.Mode()&0o100 == 0 {
+		t.Errorf("artifact: %v, %v", info, err)
+	}
+	if digest, err := FileDigest(filepath.Join(job.Dir, "page.txt")); err != nil || len(first.Inputs) != 1 || first.Inputs[0].Digest != digest {
+		t.Errorf("inputs %+v, %v", first.Inputs, err)
+	}
+	if again, _, err := build(); err != nil || !again.Cached || again.Release != first.Release || again.SHA256 != first.SHA256 || len(again.Argv) != 2 || builds != 1 {
+		t.Errorf("again: %+v, %v, %d builds", again, err, builds)
+	}
+	if err := os.WriteFile(first.Artifact, []byte("changed"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := build(); err != nil || r.Cached || r.SHA256 != first.SHA256 {
+		t.Errorf("after the artifact was changed: %+v, %v", r, err)
+	}
+	if err := os.WriteFile(filepath.Join(job.Dir, "page.txt"), []byte("two"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := build(); err != nil || r.Cached || r.Release == first.Release {
+		t.Errorf("of another source: %+v, %v", r, err)
+	}
+}
+
+func TestBuilderFuncShowsAnErrorAndSurvivesAPanic(t *testing.T) {
+	builds := 0
+	_, build := buildRig(t, func(ctx context.Context, _ suffix, job Job, event func(Event)) (Result, error) {
+		builds++
+		if builds == 2 {
+			panic("boom")
+		}
+		return Result{Artifact: "none"}, Run(ctx, exec.Command("sh", "-c", "echo page.txt:1: wrong >&2; exit 1"), event)
+	})
+	for range 2 {
+		r, events, err := build()
+		if err != nil {
+			if builds != 2 || !strings.Contains(err.Error(), "boom") {
+				t.Errorf("build %d: %v", builds, err)
+			}
+			continue
+		}
+		if want := []string{"page.txt:1: wrong", "! sh: exit status 1: page.txt:1: wrong"}; r.OK || len(r.Inputs) != 1 || !slices.Equal(events, want) {
+			t.Errorf("failed build: %+v, events %q", r, events)
+		}
+	}
+	if r, _, err := build(); err != nil || r.OK || builds != 3 {
+		t.Errorf("after a panic: %+v, %v", r, err)
+	}
+}
+
+func TestRunEndsEverythingThatTheCommandStarted(t *testing.T) {
+	for _, name := range []string{"cancelled", "left behind"} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			script := "sleep 100 & echo $!"
+			if name == "cancelled" {
+				script += "; wait"
+			}
+			child := 0
+			err := Run(ctx, exec.Command("sh", "-c", script), func(e Event) {
+				child, _ = strconv.Atoi(e.Log)
+				if name == "cancelled" {
+					cancel()
+				}
+			})
+			if cancelled := errors.Is(err, context.Canceled); cancelled != (name == "cancelled") || !cancelled && err != nil {
+				t.Errorf("error %v", err)
+			}
+			if child == 0 || runs(child) {
+				t.Errorf("process %d still runs", child)
+			}
+		})
+	}
+}
+
+// runs tells whether a process runs; one that ended and was not collected does not.
+func runs(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return syscall.Kill(pid, 0) == nil
+	}
+	return !strings.Contains(string(stat), ") Z ")
+}
