@@ -20,5 +20,7 @@ func TestMain(m *testing.M) {
 		// finds is printed when it happens.
 		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(code), 0, 0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(standinDir)
+	os.Exit(code)
 }
