@@ -127,6 +127,10 @@ func printError(w io.Writer, err error) {
 		fmt.Fprintln(w, "tqserver: hint: start it with `tqserver`, or name the site with `-C DIR`")
 	default:
 		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if hint, ok := strings.CutPrefix(line, "hint: "); ok {
+				fmt.Fprintln(w, "tqserver: hint: "+hint)
+				continue
+			}
 			fmt.Fprintln(w, "tqserver: error: "+line)
 		}
 	}

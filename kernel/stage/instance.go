@@ -32,7 +32,7 @@ type Error struct {
 	Stderr      []string // at most 20 lines
 }
 
-// Error gives everything, the lines of stderr below the cause.
+// Error gives everything: the lines of stderr below the cause, and what to do on the last line.
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s plugin %s: ", e.Stage, e.Name)
@@ -42,6 +42,9 @@ func (e *Error) Error() string {
 	b.WriteString(e.Err.Error())
 	if len(e.Stderr) > 0 {
 		b.WriteString("\nits last lines on stderr:\n  " + strings.Join(e.Stderr, "\n  "))
+	}
+	if hint := e.hint(); hint != "" {
+		b.WriteString("\nhint: " + hint)
 	}
 	return b.String()
 }

@@ -18,10 +18,12 @@ const (
 	tailSize       = 64 << 10 // bytes that are kept of a plugin's stderr
 	tailLines      = 20
 	linesPerSecond = 200 // of each stream that reach the log; the rest is counted
+
+	muted = 10 * time.Second // as many lines may pass in so long, once there were too many
 )
 
-// output takes what a plugin writes. It never blocks for longer than the log does, however much is written: what is
-// too much is read, counted and thrown away. (go-plugin's own reader is not used: it shows plain lines at debug only,
+// output takes what a plugin writes. What is too much for the log is read, counted and thrown away; who writes without
+// end is held up, as nothing else keeps the reading of it from taking a core (see throttle). (go-plugin's own reader is not used: it shows plain lines at debug only,
 // has no limit, and panics on a JSON line whose @message is no string.)
 type output struct {
 	log            hclog.Logger
@@ -30,6 +32,7 @@ type output struct {
 	syncOut        lines
 
 	errLimit, outLimit limiter
+	throttle           throttle
 
 	mu       sync.Mutex
 	tail     []byte
@@ -39,6 +42,9 @@ type output struct {
 // newOutput logs to log. first gets the first line of stdout, which is the handshake, instead of the log.
 func newOutput(log hclog.Logger, first func(line []byte)) *output {
 	o := &output{log: log}
+	for _, l := range []*lines{&o.stderr, &o.stdout, &o.syncErr, &o.syncOut} {
+		l.pass = o.throttle.pass
+	}
 	onErr := func(line []byte) { o.keep(line); o.limited(&o.errLimit, line, o.logLine) }
 	onOut := func(line []byte) { o.limited(&o.outLimit, line, o.logNoise) }
 	o.stderr.take, o.syncErr.take, o.syncOut.take = onErr, onErr, onOut
@@ -183,12 +189,16 @@ func parseLog(line []byte) (level hclog.Level, message string, fields []any, ok 
 // lines cuts what is written to it into lines, without their newline, and gives each to take, one at a time. take
 // must not keep the slice.
 type lines struct {
+	pass func(bytes int) // blocks while that is too much; nil: nothing is
 	take func(line []byte)
 	mu   sync.Mutex
 	rest []byte
 }
 
 func (l *lines) Write(b []byte) (int, error) {
+	if l.pass != nil {
+		l.pass(len(b))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	written := len(b)
@@ -222,21 +232,26 @@ func (l *lines) flush() {
 	}
 }
 
-// limiter lets linesPerSecond through in each second. It is safe for concurrent use.
+// limiter lets linesPerSecond through in each second; after one in which there were more, in each span of muted, until
+// one has no more. It is safe for concurrent use.
 type limiter struct {
 	mu       sync.Mutex
 	window   time.Time
+	span     time.Duration
 	in, lost int
 }
 
-// allow tells whether a line at now may pass, and, with the first line of a new second, how many of the second
-// before did not.
+// allow tells whether a line at now may pass, and, with the first line of a new span, how many of the one before did
+// not.
 func (l *limiter) allow(now time.Time) (ok bool, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now.Sub(l.window) >= time.Second {
+	if now.Sub(l.window) >= l.span {
 		lost = l.lost
 		l.window, l.in, l.lost = now, 0, 0
+		if l.span = time.Second; lost > 0 {
+			l.span = muted
+		}
 	}
 	if l.in >= linesPerSecond {
 		l.lost++

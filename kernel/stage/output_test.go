@@ -87,6 +87,23 @@ func TestLimiterCountsWhatItDrops(t *testing.T) {
 	if ok, lost := l.allow(now.Add(time.Second)); !ok || lost != 0 {
 		t.Errorf("then: %v, %d lost", ok, lost)
 	}
+	passed = 0
+	for at := time.Duration(0); at < muted; at += muted / 1000 {
+		if ok, _ := l.allow(now.Add(time.Second + at)); ok {
+			passed++
+		}
+	}
+	if passed != linesPerSecond-2 {
+		t.Errorf("%d passed in the %v after too many", passed, muted)
+	}
+	quiet := now.Add(time.Second + muted)
+	if ok, lost := l.allow(quiet); !ok || lost != 1000-passed {
+		t.Errorf("after that: %v, %d lost", ok, lost)
+	}
+	l.allow(quiet.Add(muted))
+	if l.span != time.Second {
+		t.Errorf("after %v with a single line, lines are still counted for %v", muted, l.span)
+	}
 }
 
 func TestOutputOfARealPlugin(t *testing.T) {

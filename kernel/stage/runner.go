@@ -57,6 +57,7 @@ func newProc(spec *Spec, log hclog.Logger, onExit func(error)) *proc {
 	p := &proc{spec: spec, onExit: onExit, exited: make(chan struct{}), done: make(chan struct{})}
 	p.handshake, p.handshakeEnd = io.Pipe()
 	p.out = newOutput(log, p.shake)
+	p.out.throttle.ended = p.exited
 	return p
 }
 
