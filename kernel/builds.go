@@ -47,16 +47,27 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 		case err == nil:
 			return report, checkArtifact(job.OutDir, report)
 		case attempt == buildAttempts:
-			return nil, fmt.Errorf("the builder failed %d times in a row: %s: save the page again, or run `tqserver reload`, when that is mended", attempt, status.Convert(err).Message())
+			return nil, fmt.Errorf("the builder failed %d times in a row: %w: save the page again, or run `tqserver reload`, when that is mended", attempt, named(sup, err))
 		case errors.As(err, &gone): // Do waits for the next instance
 			k.log.Warn("the builder went away during a build, building again", "page", job.Page, "error", err)
 		default:
-			k.log.Warn("the builder failed, building again", "page", job.Page, "error", err)
+			k.log.Warn("the builder failed, building again", "page", job.Page, "error", named(sup, err))
 		}
 		if err := sleep(ctx, backoff(attempt)); err != nil {
 			return nil, context.Canceled
 		}
 	}
+}
+
+// named gives the error of a call the name of the plugin, which the wire does not tell.
+func named(sup *stage.Supervisor, err error) error {
+	var gone *stage.GoneError
+	s, ok := status.FromError(err)
+	if err == nil || !ok || errors.As(err, &gone) { // that one names it
+		return err
+	}
+	p := sup.Status()
+	return fmt.Errorf("%s plugin %s: %s", p.Stage, p.Name, s.Message())
 }
 
 func (k *Kernel) buildEvent(job sdk.Job, report *buildReport, e sdk.Event) {

@@ -118,11 +118,12 @@ func (k *Kernel) recent(stream string, n int) []spool.Record {
 // shipLogs sends batches to the rotator. While it is down they wait, in memory and then in a file.
 func (k *Kernel) shipLogs(ctx context.Context) error {
 	return k.spool.Run(ctx, func(ctx context.Context, b sdk.Batch) error {
-		return k.stages.rotator.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		err := k.stages.rotator.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 			ctx, cancel := context.WithTimeout(ctx, k.config().Plugins.RPCTimeout)
 			defer cancel()
 			return sdk.NewRotator(conn).Write(ctx, b)
 		})
+		return named(k.stages.rotator, err)
 	})
 }
 
