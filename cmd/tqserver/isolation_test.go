@@ -66,6 +66,8 @@ func (s *site) controlSocket() string {
 // another user.
 func TestOthersCannotConnect(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
+	tmp := publicDir(t)
+	s.environ = []string{"TMPDIR=" + tmp, "XDG_RUNTIME_DIR="}
 	s.start()
 	s.awaitBody("/", "ok")
 	run := filepath.Dir(s.controlSocket())
@@ -89,7 +91,7 @@ func TestOthersCannotConnect(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can try it as another user")
 	}
-	open := filepath.Join(t.TempDir(), "open") // shows that another user could connect where it may
+	open := filepath.Join(tmp, "open") // shows that another user could connect where it may
 	lis, err := net.Listen("unix", open)
 	if err != nil {
 		t.Fatal(err)
@@ -103,12 +105,28 @@ func TestOthersCannotConnect(t *testing.T) {
 			t.Errorf("%s, as another user: %v, want %v", socket, err, unix.EACCES)
 		}
 	}
-	if err := os.Chmod(run, 0o755); err != nil { // the socket's own mode holds, too
-		t.Fatal(err)
+	for dir := run; dir != tmp; dir = filepath.Dir(dir) { // the socket's own mode holds, too
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := connectAsNobody(s.controlSocket()); !errors.Is(err, unix.EACCES) {
 		t.Errorf("the control socket in an open directory, as another user: %v, want %v", err, unix.EACCES)
 	}
+}
+
+// publicDir is one that every user can enter, with a path that is short enough for sockets.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "tq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func wantMode(t *testing.T, path string, want os.FileMode) {
@@ -162,11 +180,7 @@ func TestPluginsSeeOnlyWhatIsAllowed(t *testing.T) {
 	s.start()
 	s.awaitBody("/", "ok")
 	for _, stage := range allStages {
-		text, err := os.ReadFile(s.path(stage + ".env"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		environ := strings.Split(strings.TrimSpace(string(text)), "\n")
+		environ := readEnviron(t, s.path(stage+".env"))
 		for _, want := range []string{"PASSED=on", "OWN=for the " + stage, "LC_ALL=C"} {
 			if !slices.Contains(environ, want) {
 				t.Errorf("the %s misses %s", stage, want)
@@ -182,11 +196,13 @@ func TestPluginsSeeOnlyWhatIsAllowed(t *testing.T) {
 		t.Fatalf("reload: %v\n%s", err, stderr)
 	}
 	for _, stage := range allStages {
-		st := s.stage(stage)
-		if !strings.HasPrefix(st.Plugin, "builtin:") {
-			t.Errorf("the %s is %s", stage, st.Plugin)
-		}
-		onlyAllowed(t, stage, environOf(t, st.PID), pluginAllowed(stage))
+		s.await("the default "+stage+" to run", func() error {
+			if st := s.stage(stage); st.State != "running" || !strings.HasPrefix(st.Plugin, "builtin:") {
+				return fmt.Errorf("it is %s, %s", st.Plugin, st.State)
+			}
+			return nil
+		})
+		onlyAllowed(t, stage, environOf(t, s.stage(stage).PID), pluginAllowed(stage))
 	}
 	onlyAllowed(t, "worker", environOf(t, s.page("index").Workers[0].PID), []string{"TQ_", "GOMAXPROCS", "GOMEMLIMIT", "GOGC"})
 }
@@ -219,7 +235,12 @@ func onlyAllowed(t *testing.T, who string, environ, allowed []string) {
 // environOf is what a process was started with.
 func environOf(t *testing.T, pid int) []string {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return readEnviron(t, fmt.Sprintf("/proc/%d/environ", pid))
+}
+
+func readEnviron(t *testing.T, path string) []string {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

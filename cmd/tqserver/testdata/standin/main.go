@@ -31,7 +31,7 @@ var (
 type settings struct {
 	File     string `tq:"file,default=logs/standin.log" doc:"where the rotator appends"`
 	Interval int    `tq:"interval_ms,default=100,min=1" doc:"how often the watcher and the checker look"`
-	Environ  string `tq:"environ" doc:"file that gets the environment"`
+	Environ  string `tq:"environ" doc:"file that gets the environment, in the form of /proc/PID/environ"`
 }
 
 func main() {
@@ -45,6 +45,6 @@ func main() {
 		if c.Environ == "" {
 			return nil
 		}
-		return os.WriteFile(c.Environ, []byte(strings.Join(os.Environ(), "\n")+"\n"), 0o600)
+		return os.WriteFile(c.Environ, []byte(strings.Join(os.Environ(), "\x00")), 0o600)
 	}))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -17,6 +18,9 @@ func (r *rotator) Write(_ context.Context, b sdk.Batch) error {
 	var text bytes.Buffer
 	for _, l := range b.Lines {
 		fmt.Fprintf(&text, "%s %s | %s\n", b.Stream, l.Source, l.Text)
+	}
+	if err := os.MkdirAll(filepath.Dir(r.file), 0o750); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(r.file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
 	if err != nil {
