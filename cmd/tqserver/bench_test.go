@@ -32,7 +32,7 @@ func TestBenchmarks(t *testing.T) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, *results)
-	}{{"save", benchSave}, {"start", benchStart}, {"memory", benchMemory}, {"plugins stopped", benchStopped}}
+	}{{"save", benchSave}, {"start", benchStart}, {"memory", benchMemory}, {"plugins", benchPlugins}, {"plugins stopped", benchStopped}}
 	ran := 0
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) { ran++; part.run(t, r) })

@@ -111,12 +111,22 @@ func newMatrix(t *testing.T, stage, use string) *matrix {
 	return &matrix{site: s, stage: stage, standin: use, tmp: tmp}
 }
 
-// use configures the stage; plugin "builtin" is its default. The watcher does not see it: a reload tells.
+// use configures the stage; plugin "builtin" is its default.
 func (m *matrix) use(plugin, mode, sum string) {
 	m.t.Helper()
+	if plugin == "builtin" {
+		m.useOn(nil, "", "", "")
+	} else {
+		m.useOn([]string{m.stage}, plugin, mode, sum)
+	}
+}
+
+// useOn configures a plugin for some stages. The watcher does not see that: a reload tells.
+func (m *matrix) useOn(stages []string, plugin, mode, sum string) {
+	m.t.Helper()
 	yaml := "file_watcher: {ignore: [server.yaml]}\nplugins:\n  defaults: {rpc_timeout_ms: 4000, restart: {initial_ms: 100, max_ms: 400, budget: 4}}\n"
-	if plugin != "builtin" {
-		yaml += fmt.Sprintf("  %s: {use: %s, sha256: %q, env: {BAD: %q}}\n", m.stage, plugin, sum, mode)
+	for _, stage := range stages {
+		yaml += fmt.Sprintf("  %s: {use: %s, sha256: %q, env: {BAD: %q}}\n", stage, plugin, sum, mode)
 	}
 	m.configure("", "", yaml)
 }
@@ -278,14 +288,19 @@ func (m *matrix) recover() {
 	if _, stderr, err := m.run("reload"); err != nil {
 		m.t.Fatalf("back to the default: %v\n%s", err, stderr)
 	}
-	m.await("the default to run", func() error {
+	m.awaitDefault()
+	m.save()
+	m.awaitBody("/b", m.text())
+}
+
+func (m *matrix) awaitDefault() {
+	m.t.Helper()
+	m.await("the default "+m.stage+" to run", func() error {
 		if st := m.site.stage(m.stage); st.State != "running" || !strings.HasPrefix(st.Plugin, "builtin:") {
 			return fmt.Errorf("it is %s, %s", st.Plugin, st.State)
 		}
 		return nil
 	})
-	m.save()
-	m.awaitBody("/b", m.text())
 }
 
 // save gives every stage something to do.
@@ -382,10 +397,7 @@ func sumOf(t *testing.T, path string) string {
 func fileReplaced(m *matrix, use string) {
 	m.t.Helper()
 	m.place([]byte("#!/bin/sh\necho I am another\n"), 0o755)
-	old := m.site.stage(m.stage)
-	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
-		m.t.Fatal(err)
-	}
+	old := m.killStage(m.stage)
 	m.await("the plugin to be back", func() error {
 		if now := m.site.stage(m.stage); now.State != "running" || now.PID == old.PID || now.Plugin == use && now.Version != old.Version {
 			return fmt.Errorf("it is %+v", now)
@@ -400,6 +412,21 @@ func fileReplaced(m *matrix, use string) {
 	if now := m.site.stage(m.stage); now.State != "running" {
 		m.t.Errorf("afterwards the plugin is %+v", now)
 	}
+}
+
+// killStage kills a plugin once it runs, and gives what it was.
+func (s *site) killStage(name string) (old control.Stage) {
+	s.t.Helper()
+	s.await("the "+name+" to run", func() error {
+		if old = s.stage(name); old.State != "running" || old.PID == 0 {
+			return fmt.Errorf("it is %s", old.State)
+		}
+		return nil
+	})
+	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+	return old
 }
 
 // stillServes: a plugin that never gets anywhere holds up its own work only.

@@ -36,11 +36,8 @@ func TestBinaryIsReplacedWhileItRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, stage := range allStages {
-				old := s.stage(stage)
-				s.sameBinary(old.PID)
-				if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
+				s.sameBinary(s.stage(stage).PID)
+				old := s.killStage(stage)
 				s.await("the "+stage+" to be back", func() error {
 					if now := s.stage(stage); now.State != "running" || now.PID == old.PID || now.Version != old.Version {
 						return fmt.Errorf("it is %+v", now)

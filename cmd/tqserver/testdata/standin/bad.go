@@ -57,6 +57,9 @@ func misbehave(mode string) {
 	case "slow":
 		sdk.Serve("standin", "3.2.1", slow{}, sdk.Config(func(context.Context, settings) error { return nil }))
 		os.Exit(0)
+	case "idle": // not bad, only without any work
+		sdk.Serve("idle", "3.2.1", idle{})
+		os.Exit(0)
 	case "big":
 		serveBig()
 		os.Exit(0)
