@@ -30,7 +30,9 @@ func (*builder) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (
 	}
 	defer os.RemoveAll(temp)
 	binary := filepath.Join(temp, "page")
-	out, err := command(ctx, job.Source, "build", "-trimpath", "-buildvcs=false", "-o", binary, ".").CombinedOutput()
+	build := command(ctx, job.Source, "build", "-trimpath", "-buildvcs=false", "-o", binary, ".")
+	build.Env = append(os.Environ(), "GOTMPDIR="+temp, "TMPDIR="+temp)
+	out, err := build.CombinedOutput()
 	var failed *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
