@@ -18,22 +18,32 @@ func TestBadPluginsAtStart(t *testing.T) {
 	defer modes.Wait()
 	for _, c := range []badPlugin{
 		{name: "exit at start", mode: "exit", causes: []string{"start: exited with status 3\n"}, next: describe},
-		{name: "hang at start", mode: "hang", causes: []string{"start: no answer within 5s"}, next: describe},
+		{name: "hang at start", mode: "hang", causes: []string{"start: no answer within 10s"}, next: describe},
 		{name: "crash in configure", mode: "configure", causes: []string{"configure: exited with status 7\n"}, next: []string{"check config: and env: of plugins."}},
 		{name: "crash every second", mode: "crash", causes: []string{"exited with status 9\n"}, next: toMend},
 		{name: "wrong architecture", file: foreignProgram, causes: []string{"exec format error"}, next: []string{"build it for linux/"}},
 		{name: "slow stream", mode: "slow"},
 	} {
-		modes.Go(func() { t.Run(c.name, func(t *testing.T) { startWith(newMatrix(t, "", use), c) }) })
+		m := newMatrix(t, "", use)
+		m.serveOnce() // one after the other, as in TestBadPluginsAtReload
+		modes.Go(func() { t.Run(c.name, func(t *testing.T) { m.startWith(t, c) }) })
 	}
 }
 
-func startWith(m *matrix, c badPlugin) {
+// serveOnce leaves releases and routes behind for the next start.
+func (m *matrix) serveOnce() {
 	m.t.Helper()
 	m.useOn(nil, "", "", "")
 	m.start()
 	m.awaitBody("/", "ok")
 	m.stop()
+}
+
+// startWith starts the server with a bad plugin on all stages.
+func (m *matrix) startWith(t *testing.T, c badPlugin) {
+	parent := m.t
+	defer func() { m.t = parent }()
+	m.t = t
 	use := m.standin
 	if c.file != nil {
 		use = c.file(m)
