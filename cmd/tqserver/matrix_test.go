@@ -69,7 +69,7 @@ func TestBadPluginsAtReload(t *testing.T) {
 	for _, stage := range allStages {
 		m := newMatrix(t, stage, use)
 		m.use("builtin", "", "")
-		m.start() // one after the other: to start all plugins at once is too much for a loaded machine
+		m.start()                                    // one after the other: to start all plugins at once is too much for a loaded machine
 		stages.Go(func() { t.Run(stage, m.tryAll) }) // not t.Parallel: they mostly wait, so all of them can at once
 	}
 }
