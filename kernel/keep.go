@@ -149,6 +149,28 @@ func (p *page) spent(inst *instance) {
 	p.renew()
 }
 
+// bridgeAfter is how long the first build may take before the release that served last does again.
+const bridgeAfter = 5 * time.Second
+
+// bridge has the last good release serve while the first build takes long, or no builder comes up: a server that was
+// restarted then serves what it did before.
+func (p *page) bridge() {
+	if !executable(p.good.Artifact) {
+		return
+	}
+	p.work.Go(func() {
+		if sleep(p.ctx, bridgeAfter) != nil {
+			return
+		}
+		p.post(func() {
+			if p.built == nil && p.current == nil && p.candidate == nil {
+				p.k.log.Warn("no build has ended yet: starting the last good release", "page", p.name, "release", p.good.short(), "after", bridgeAfter, "hint", "`tqserver status` shows the builder")
+				p.start(p.good, fallback, 0)
+			}
+		})
+	})
+}
+
 // unreachable replaces a worker that lives but takes no connection. That one is refused is also the first that is
 // heard of a worker's end: its process gets a moment to be seen to have ended.
 func (p *page) unreachable(inst *instance, err error) {

@@ -61,6 +61,7 @@ func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
 func (p *page) run() {
 	if p.scanned = p.k.watched(p.ctx); p.ctx.Err() == nil {
 		p.changed(time.Now())
+		p.bridge()
 		p.publish()
 	}
 	for p.ctx.Err() == nil {
