@@ -17,11 +17,9 @@ func TestBadPluginsAtStart(t *testing.T) {
 	var modes sync.WaitGroup
 	defer modes.Wait()
 	for _, c := range []badPlugin{
-		{name: "exit at start", mode: "exit", causes: []string{"start: exited with status 3\n"}, next: describe},
 		{name: "hang at start", mode: "hang", causes: []string{"start: no answer within 10s"}, next: describe},
 		{name: "crash in configure", mode: "configure", causes: []string{"configure: exited with status 7\n"}, next: []string{"check config: and env: of plugins."}},
 		{name: "crash every second", mode: "crash", causes: []string{"exited with status 9\n"}, next: toMend},
-		{name: "wrong architecture", file: foreignProgram, causes: []string{"exec format error"}, next: []string{"build it for linux/"}},
 		{name: "slow stream", mode: "slow"},
 	} {
 		m := newMatrix(t, "", use)
@@ -45,9 +43,6 @@ func (m *matrix) startWith(t *testing.T, c badPlugin) {
 	defer func() { m.t = parent }()
 	m.t = t
 	use := m.standin
-	if c.file != nil {
-		use = c.file(m)
-	}
 	m.useOn(allStages, use, c.mode, "")
 	mark := len(m.out.String())
 	m.launch()
