@@ -138,7 +138,7 @@ func (w *swap) swap(of ...string) {
 	}
 	w.await("the plugins to be exchanged", func() error {
 		for _, st := range w.status().Stages {
-			if st.Plugin != want[st.Stage] || st.State != "running" {
+			if st.State != "idle" && (st.Plugin != want[st.Stage] || st.State != "running") {
 				return fmt.Errorf("the %s is %s, %s", st.Stage, st.Plugin, st.State)
 			}
 		}
