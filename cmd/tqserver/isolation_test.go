@@ -210,8 +210,11 @@ func TestPluginsSeeOnlyWhatIsAllowed(t *testing.T) {
 // pluginAllowed is what the handshake adds; a builder has what the go command uses.
 func pluginAllowed(stage string, more ...string) []string {
 	allowed := append(more, sdk.Handshake.MagicCookieKey, "PLUGIN_")
-	if stage == "builder" {
-		allowed = append(allowed, "GO", "CGO_", "XDG_CACHE_HOME", "CC", "CXX", "PKG_CONFIG",
+	switch stage {
+	case "rotator":
+		return append(allowed, "TQSERVER_STDOUT_FD") // one may write to the server's own standard output
+	case "builder":
+		return append(allowed, "GO", "CGO_", "XDG_CACHE_HOME", "CC", "CXX", "PKG_CONFIG",
 			"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 	}
 	return allowed

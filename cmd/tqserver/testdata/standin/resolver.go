@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -13,11 +14,25 @@ import (
 type resolver struct{}
 
 func (*resolver) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.Table) error) error {
-	return sdk.ResolverFunc(routes).Resolve(ctx, trees, push)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case t := <-trees:
+			table, err := routes(t)
+			if err != nil {
+				return err
+			}
+			var refused *sdk.RefusedError
+			if err := push(table); err != nil && !errors.As(err, &refused) {
+				return err
+			}
+		}
+	}
 }
 
-func routes(_ context.Context, t sdk.Tree) (sdk.Table, error) {
-	var table sdk.Table
+func routes(t sdk.Tree) (sdk.Table, error) {
+	table := sdk.Table{Revision: t.Revision}
 	err := filepath.WalkDir(t.Root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != "main.go" {
 			return err
