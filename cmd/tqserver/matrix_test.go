@@ -43,7 +43,7 @@ var (
 		{name: "exits at start", mode: "exit", causes: []string{"start: exited with status 3\n"}, next: describe},
 		{name: "hangs at start", mode: "hang", causes: []string{"start: no answer within 10s"}, next: describe},
 		{name: "wrong cookie", mode: "cookie", causes: []string{"start: exited with status 1\n"}, next: describe},
-		{name: "wrong protocol", mode: "protocol", causes: []string{"Plugin version: 99, Client versions: [1]"}, next: []string{"built for this tqserver"}},
+		{name: "wrong protocol", mode: "protocol", causes: []string{"the plugin speaks protocol 99, this tqserver speaks 1"}, next: []string{"upgrade tqserver"}},
 		{name: "garbage on stdout", mode: "garbage", causes: []string{`standard output began with "listening on :8080"`}, next: []string{"logs to stderr"}},
 		{name: "grandchild holds stderr", mode: "grandchild", causes: []string{"start: exited with status 4"}, next: describe},
 		{name: "crashes in configure", mode: "configure", causes: []string{"configure: exited with status 7\n"}, next: []string{"check config: and env: of plugins."}},
