@@ -96,7 +96,7 @@ var good = map[string]func(*Config){
 				{Use: "builtin:go", Match: []string{"**/main.go"}, Pos: at(54, 7)},
 				{Use: "/opt/bun", Pos: at(55, 7)},
 			},
-			StartTimeout: 18 * time.Millisecond, RPCTimeout: 19 * time.Millisecond, StopTimeout: 20 * time.Millisecond, Probation: 27 * time.Millisecond,
+			StartTimeout: 18 * time.Millisecond, RPCTimeout: 19 * time.Millisecond, StopTimeout: 20 * time.Millisecond, Probation: 27 * time.Millisecond, BuildTimeout: 28 * time.Millisecond,
 			Restart: Restart{
 				Initial: 21 * time.Millisecond, Max: 22 * time.Millisecond, ResetAfter: 23 * time.Millisecond,
 				Budget: 24, Per: 25 * time.Millisecond, DegradedRetry: 26 * time.Millisecond,

@@ -64,6 +64,7 @@ func defaultPlugins() Plugins {
 		StartTimeout: 5 * time.Second,
 		RPCTimeout:   10 * time.Second,
 		StopTimeout:  5 * time.Second,
+		BuildTimeout: 10 * time.Minute,
 		Probation:    time.Minute,
 		Restart: Restart{
 			Initial:       500 * time.Millisecond,

@@ -88,6 +88,7 @@ func (p *Plugins) fields() fields {
 		{"defaults", section(fields{
 			{"start_timeout_ms", wait(&p.StartTimeout)},
 			{"rpc_timeout_ms", wait(&p.RPCTimeout)},
+			{"build_timeout_ms", wait(&p.BuildTimeout)},
 			{"stop_timeout_ms", wait(&p.StopTimeout)},
 			{"probation_ms", span(&p.Probation, time.Millisecond, 0, 24*time.Hour)},
 			{"restart", section(p.Restart.fields())},

@@ -19,6 +19,8 @@ type Plugins struct {
 	StartTimeout time.Duration
 	// RPCTimeout is the deadline of one call that does not stream.
 	RPCTimeout time.Duration
+	// BuildTimeout is the deadline of one build, whatever the builder itself allows.
+	BuildTimeout time.Duration
 	// StopTimeout is how long a plugin may take to stop before it is killed.
 	StopTimeout time.Duration
 	// Probation is how long a plugin that replaced another is watched: when it

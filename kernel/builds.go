@@ -24,6 +24,8 @@ import (
 // down must not do so for ever: it would take the builds of all others with it.
 const buildAttempts = 3
 
+var errBuildLate = errors.New("kernel: the build takes longer than plugins.defaults.build_timeout_ms")
+
 // build has a page built, and waits while no builder is up. An error is a fault that is not the page's: the end of
 // ctx, or a builder that fails again and again.
 func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
@@ -34,9 +36,14 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 		if sup == nil {
 			return nil, fmt.Errorf("no builder matches the files of %s (patterns: %s): change plugins.builder", job.Source, k.stages.patterns())
 		}
-		report := &buildReport{}
+		report, limit := &buildReport{}, k.config().Plugins.BuildTimeout
 		err := sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+			ctx, cancel := context.WithTimeoutCause(ctx, limit, errBuildLate)
+			defer cancel()
 			report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) { k.buildEvent(job, report, e) })
+			if err != nil && context.Cause(ctx) == errBuildLate {
+				return errBuildLate
+			}
 			return err
 		})
 		report.at = time.Now()
@@ -46,6 +53,8 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 			return nil, context.Canceled
 		case err == nil:
 			return report, checkArtifact(job.OutDir, report)
+		case errors.Is(err, errBuildLate):
+			return nil, fmt.Errorf("%s plugin %s has no result after %v: see `tqserver plugin logs builder`, or raise plugins.defaults.build_timeout_ms", sup.Status().Stage, sup.Status().Name, limit)
 		case attempt == buildAttempts:
 			return nil, fmt.Errorf("the builder failed %d times in a row: %w: save the page again, or run `tqserver reload`, when that is mended", attempt, named(sup, err))
 		case errors.As(err, &gone): // Do waits for the next instance

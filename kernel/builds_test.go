@@ -17,9 +17,9 @@ import (
 	"github.com/tqserver/tqserver/sdk"
 )
 
-// A page that brings the builder down with each build gives up, and says so.
-func TestBuildThatKillsTheBuilder(t *testing.T) {
-	k := testKernel(t)
+// runBuilder starts a builder that is this binary in another role.
+func runBuilder(t *testing.T, k *Kernel, role string) *stage.Supervisor {
+	t.Helper()
 	limits := config.Default().Plugins
 	limits.Restart.Initial, limits.Restart.Max = 10*time.Millisecond, 10*time.Millisecond
 	limits.Restart.Budget = 100
@@ -27,22 +27,63 @@ func TestBuildThatKillsTheBuilder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := stage.Spec{Stage: "builder", Name: "dying", Path: self, Dir: k.site.root, Env: []string{"KERNEL_TEST_PLUGIN=1"}}
 	runtime, err := os.MkdirTemp("", "tq")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(runtime)
+	spec := stage.Spec{Stage: "builder", Name: role, Path: self, Dir: k.site.root, Env: []string{"KERNEL_TEST_PLUGIN=" + role}}
 	sup := stage.New(spec, stage.Options{RuntimeDir: runtime, Log: hclog.NewNullLogger(), Limits: limits})
 	k.stages.builders = []*builder{{spec: spec, sup: sup}}
 	lives := newLives()
 	lives.start(context.Background(), "builder", sup.Run)
-	defer lives.end("builder")
+	t.Cleanup(func() { lives.end("builder"); os.RemoveAll(runtime) })
+	return sup
+}
+
+// A page that brings the builder down with each build gives up, and says so.
+func TestBuildThatKillsTheBuilder(t *testing.T) {
+	k := testKernel(t)
+	sup := runBuilder(t, k, "dying")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	_, err = k.build(ctx, sdk.Job{Page: "a", Dir: k.site.root, Source: k.site.root})
+	_, err := k.build(ctx, sdk.Job{Page: "a", Dir: k.site.root, Source: k.site.root})
 	if ctx.Err() != nil || err == nil || !strings.Contains(err.Error(), "3 times in a row") {
 		t.Errorf("build: %v, state %s: %s", err, sup.Status().State, sup.Status().LastError)
+	}
+}
+
+func TestBuildThatNeverEnds(t *testing.T) {
+	k := testKernel(t)
+	runBuilder(t, k, "stuck")
+	c := *k.config()
+	c.Plugins.BuildTimeout = 20 * time.Millisecond
+	k.cfg.Store(&c)
+	_, err := k.build(t.Context(), sdk.Job{Page: "a", Dir: k.site.root, Source: k.site.root})
+	if want := "builder plugin stuck has no result after 20ms: "; err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "build_timeout_ms") {
+		t.Errorf("build: %v, want %q", err, want)
+	}
+}
+
+// A stage whose heartbeat is fine and that says nothing else is told of, unless its answer came.
+func TestSilentStageIsTold(t *testing.T) {
+	k := testKernel(t)
+	log := &syncLog{}
+	k.log = hclog.NewInterceptLogger(&hclog.LoggerOptions{Output: log})
+	k.stages.resolver = stage.New(stage.Spec{Stage: "resolver", Name: "silent"}, stage.Options{Log: k.log})
+	c := *k.config()
+	c.Plugins.RPCTimeout = time.Hour
+	k.cfg.Store(&c)
+	k.expect("watcher", "a first report")()
+	c.Plugins.RPCTimeout = time.Millisecond
+	k.cfg.Store(&c)
+	defer k.expect("resolver", "a table of routes")()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "a plugin that runs has not sent a table of routes"); {
+		if time.Sleep(time.Millisecond); time.Now().After(deadline) {
+			t.Fatal("not told")
+		}
+	}
+	if strings.Contains(log.String(), "a first report") {
+		t.Error("told of an answer that came")
 	}
 }
 

@@ -72,7 +72,10 @@ func (k *Kernel) feedWatcher(ctx context.Context) error {
 		var work sync.WaitGroup
 		work.Go(func() { feed(ctx, &k.files.set, k.files.watchSet, sets) })
 		defer func() { cancel(); work.Wait() }()
+		answered := k.expect("watcher", "a first report")
+		defer answered()
 		return sdk.NewWatcher(conn).Watch(ctx, sets, func(c sdk.ChangeSet) error {
+			answered()
 			k.filesChanged(ctx, &work, c)
 			return nil
 		})

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	case "actor":
 		sdk.Serve("actor", "1", actor{})
 		return
+	case "stuck":
+		sdk.Serve("stuck", "1", stuckBuilder{})
+		return
 	default:
 		sdk.Serve("dying", "1", dyingBuilder{})
 		return
@@ -44,6 +47,14 @@ type dyingBuilder struct{}
 func (dyingBuilder) Build(context.Context, sdk.Job, func(sdk.Event)) (sdk.Result, error) {
 	os.Exit(7)
 	return sdk.Result{}, nil
+}
+
+// stuckBuilder never ends a build by itself.
+type stuckBuilder struct{}
+
+func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sdk.Result, error) {
+	<-ctx.Done()
+	return sdk.Result{}, ctx.Err()
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready.

@@ -138,10 +138,10 @@ func (k *Kernel) restartOnly(old, next *config.Config) error {
 // limits is plugins.defaults.
 func limits(p config.Plugins) any {
 	return struct {
-		start, rpc, stop time.Duration
-		restart          config.Restart
-		probation        time.Duration
-	}{p.StartTimeout, p.RPCTimeout, p.StopTimeout, p.Restart, p.Probation}
+		start, rpc, build, stop time.Duration
+		restart                 config.Restart
+		probation               time.Duration
+	}{p.StartTimeout, p.RPCTimeout, p.BuildTimeout, p.StopTimeout, p.Restart, p.Probation}
 }
 
 // put makes a checked configuration the one in force, and tells everybody whom it concerns.

@@ -123,7 +123,10 @@ func (k *Kernel) takeTables(ctx context.Context, conn *grpc.ClientConn, trees <-
 	var failed error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	answered := k.expect("resolver", "a table of routes")
+	defer answered()
 	err := sdk.NewResolver(conn).Resolve(ctx, trees, func(t sdk.Table) error {
+		answered()
 		err := k.accept(t)
 		if err != nil && !k.stages.resolver.Status().Probation.IsZero() {
 			failed = fmt.Errorf("its table is refused: %w", err)

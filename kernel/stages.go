@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
@@ -164,4 +165,15 @@ func (s *stages) patterns() string {
 		all = append(all, b.entry.Match...)
 	}
 	return strings.Join(all, ", ")
+}
+
+// expect warns when a stage's first answer takes longer than a call may; a heartbeat does not tell that. answered is
+// called when it is there, and at the end; it may be called again.
+func (k *Kernel) expect(name, what string) (answered func()) {
+	limit := k.config().Plugins.RPCTimeout
+	timer := time.AfterFunc(limit, func() {
+		k.log.Warn("a plugin that runs has not sent "+what, "stage", name, "plugin", k.stages.singles()[name].Status().Name, "for", limit,
+			"hint", fmt.Sprintf("see `tqserver plugin logs %s`; `tqserver plugin reload %s` starts it anew", name, name))
+	})
+	return func() { timer.Stop() }
 }
