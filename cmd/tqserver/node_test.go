@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tqserver/tqserver/sdk/stagetest"
 )
 
 // npmPatience bounds the fetching of the packages that the plugin is made of.
@@ -34,6 +36,9 @@ func TestNodePlugin(t *testing.T) {
 		}
 	})
 	t.Run("service", func(t *testing.T) { testNodeRotator(t, plugin) })
+	t.Run("conformance", func(t *testing.T) {
+		stagetest.Test(t, "rotator", stagetest.Plugin{Path: plugin, Config: "{file: all.log, max_size_mb: 1, keep: 100}", Output: []string{"all.log*"}})
+	})
 }
 
 // testNodeRotator: lines of a page are in the file, in order, across rotation and a killed plugin. The package.json is

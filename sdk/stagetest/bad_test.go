@@ -138,6 +138,7 @@ func stageOf(check string) string {
 }
 
 func TestEachCheckCanFail(t *testing.T) {
+	t.Parallel()
 	path := Build(t, "./testdata/bad")
 	outcomes := make([]outcome, len(badPlugins))
 	var running sync.WaitGroup
@@ -199,6 +200,7 @@ func TestNoCheckWithoutBadPlugin(t *testing.T) {
 
 // The doubles fail for what is bad about them only.
 func TestGoodPluginPasses(t *testing.T) {
+	t.Parallel()
 	path := Build(t, "./testdata/bad")
 	outcomes := make([]outcome, len(stages))
 	var running sync.WaitGroup

@@ -438,7 +438,7 @@ func (b *building) cancelled(ctx context.Context) (bool, error) {
 		ended <- err
 	}()
 	var tools []int
-	for tick := time.NewTicker(time.Millisecond); len(tools) == 0; {
+	for tick := time.NewTicker(5 * time.Millisecond); len(tools) == 0; {
 		select {
 		case err := <-ended:
 			tick.Stop()

@@ -220,11 +220,19 @@ func (s *subject) stop(ctx context.Context) error {
 			return err
 		}
 	}
-	cut := time.AfterFunc(s.t.within(callLimit), func() { _ = s.proc.signal(syscall.SIGKILL) })
-	defer cut.Stop()
-	_ = s.protocol.Close() // the answer may be lost with the process
+	limit := s.t.within(callLimit)
+	cut := time.AfterFunc(limit, func() { _ = s.proc.signal(syscall.SIGKILL) }) // also bounds the next call
+	_ = s.protocol.Close()                                                      // the answer may be lost with the process
 	_ = s.proc.lifeline.Close()
-	return s.exits(ctx, callLimit, "Shutdown")
+	select {
+	case <-s.proc.exited:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if !cut.Stop() {
+		return fmt.Errorf("the process still runs after Shutdown: after %s", limit)
+	}
+	return nil
 }
 
 // exits waits for the end of the process.

@@ -102,7 +102,7 @@ func probeAll(ctx context.Context, targets []sdk.Target) []error {
 		}
 		return errs
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var probes sync.WaitGroup
 	for chunk := range slices.Chunk(targets, 64) {
