@@ -142,7 +142,7 @@ func TestEachCheckCanFail(t *testing.T) {
 	path := Build(t, "./testdata/bad")
 	outcomes := make([]outcome, len(badPlugins))
 	var running sync.WaitGroup
-	slots := make(chan struct{}, 10) // most of the time they wait: parallel subtests would be too few
+	slots := make(chan struct{}, 16) // most of the time they wait: parallel subtests would be too few
 	for i, b := range badPlugins {
 		slots <- struct{}{}
 		running.Go(func() { defer func() { <-slots }(); outcomes[i] = runBad(t.Context(), path, b.way, b.slack) })

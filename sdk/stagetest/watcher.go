@@ -42,7 +42,7 @@ type watching struct {
 	*stream[sdk.WatchSet, sdk.ChangeSet]
 	set     sdk.WatchSet
 	reports int                   // so far
-	ops     map[string]sdk.Change // newest of each path
+	ops     map[string]sdk.Change // of each path, since it was last waited for: a new file that is edited is still new
 	seen    []sdk.Change
 	edits   int
 }
@@ -59,6 +59,7 @@ func (w *watching) start(ctx context.Context) (first sdk.ChangeSet, err error) {
 	if err := w.send(ctx, w.set); err != nil {
 		return first, err
 	}
+	defer func() { w.ops = map[string]sdk.Change{} }()
 	want := fmt.Sprintf("the first report of set %d", w.set.Version)
 	return first, w.await(ctx, changeLimit, want, func(c sdk.ChangeSet) (bool, error) {
 		w.take(c)
@@ -74,6 +75,9 @@ func (w *watching) take(c sdk.ChangeSet) {
 	w.reports++
 	w.seen = append(w.seen, c.Changes...)
 	for _, change := range c.Changes {
+		if change.Op == sdk.Modified && w.ops[change.Path].Op == sdk.Created {
+			change.Op = sdk.Created // what was reported first was a part of it
+		}
 		w.ops[change.Path] = change
 	}
 }
@@ -93,7 +97,9 @@ func (w *watching) until(ctx context.Context, path string, op sdk.Op) error {
 		got, ok := w.ops[path]
 		return ok && got.Digest == digest && got.Op == op, nil
 	})
-	if got, ok := w.ops[path]; ok && err != nil {
+	got, ok := w.ops[path]
+	delete(w.ops, path)
+	if ok && err != nil {
 		return fmt.Errorf("%w; the last about it was: %s, digest %q", err, got.Op, got.Digest)
 	}
 	return err
@@ -101,18 +107,15 @@ func (w *watching) until(ctx context.Context, path string, op sdk.Op) error {
 
 // exchange makes a file and waits for its report.
 func (w *watching) exchange(ctx context.Context) error {
-	w.edits++
-	path, err := write(w.set.Roots[0], fmt.Sprintf("edit%d.go", w.edits), fmt.Sprintf("package edit%d\n", w.edits))
-	if err != nil {
-		return err
-	}
 	if w.set.Version == 0 {
 		if _, err := w.start(ctx); err != nil {
 			return err
 		}
-		if w.ops[path].Op == sdk.Created {
-			return nil
-		}
+	}
+	w.edits++
+	path, err := write(w.set.Roots[0], fmt.Sprintf("edit%d.go", w.edits), fmt.Sprintf("package edit%d\n", w.edits))
+	if err != nil {
+		return err
 	}
 	return w.until(ctx, path, sdk.Created)
 }
