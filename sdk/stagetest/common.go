@@ -64,7 +64,7 @@ func commonChecks() []check {
 			`write {"@level":"info","@message":"…","@timestamp":"…"}, or the line has no level in the server's log`, "log", checkStderr),
 		c("unknown-key", "an unknown key of the configuration is refused, with its path",
 			"list all keys in Schema, or answer Validate with a diagnostic whose path is config.KEY", "configuration", checkUnknownKey),
-		c("validate-pure", "Validate changes no file, opens no port and applies nothing",
+		c("validate-pure", "Validate changes no file and opens no port, and Configure works after it",
 			"Validate is pure: it is called while another instance serves", "configuration", checkValidatePure),
 		c("standby", "after Configure it waits for its stage's first call without touching anything",
 			"another instance may be at work until then: change no file and open no port in Configure", "standby", checkStandby),
