@@ -63,6 +63,7 @@ func (s *Supervisor) goBack(cause error) bool {
 	s.bad, s.spec = failed, old
 	s.status.Probation, s.status.Fallback = time.Time{}, ""
 	s.status.Name, s.status.LastError = old.Name, cause.Error()
+	s.status.State, s.status.PID, s.status.Since = Starting, 0, time.Now()
 	s.status.Note = fmt.Sprintf("went back to %s because %s failed on probation: %v", old.identity(), failed.identity(), cause)
 	s.status.Restarts++
 	s.mu.Unlock()
