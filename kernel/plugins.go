@@ -61,7 +61,7 @@ func (k *Kernel) ReloadPlugins(ctx context.Context, names []string, force bool) 
 		}
 		if err != nil {
 			o.Error = err.Error()
-			k.log.Error("plugin not replaced, the one before stays", "stage", r.stage, "error", err)
+			k.log.Named(r.stage).Error("plugin not replaced, the one before stays", "error", err)
 		}
 		out = append(out, o)
 	}
@@ -185,7 +185,7 @@ func (k *Kernel) replaceThoseThatDiffer(ctx context.Context, warned map[string]s
 			return
 		case warned[key] != err.Error():
 			warned[key] = err.Error()
-			k.log.Warn("the changed plugin is not used, the one before stays", "stage", r.stage, "error", err, "hint", "it is looked at again when its file changes")
+			k.log.Named(r.stage).Warn("the changed plugin is not used, the one before stays", "error", err, "hint", "it is looked at again when its file changes")
 		}
 	}
 	k.stages.prune()

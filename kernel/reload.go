@@ -37,7 +37,7 @@ func (k *Kernel) reloadNow(ctx context.Context, forced string) error {
 	}
 	for _, st := range k.stages.status() {
 		if st.Note != "" {
-			k.log.Warn("a plugin of the configuration is not in service", "stage", st.Stage, "reason", st.Note, "hint", "mend it, or run: tqserver plugin reload "+st.Stage+" --force")
+			k.log.Named(st.Stage).Warn("a plugin of the configuration is not in service", "reason", st.Note, "hint", "mend it, or run: tqserver plugin reload "+st.Stage+" --force")
 		}
 	}
 	k.reloaded.Store(&control.Outcome{At: time.Now()})

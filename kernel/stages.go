@@ -172,7 +172,7 @@ func (s *stages) patterns() string {
 func (k *Kernel) expect(name, what string) (answered func()) {
 	limit := k.config().Plugins.RPCTimeout
 	timer := time.AfterFunc(limit, func() {
-		k.log.Warn("a plugin that runs has not sent "+what, "stage", name, "plugin", k.stages.singles()[name].Status().Name, "for", limit,
+		k.log.Named(name).Warn("a plugin that runs has not sent "+what, "plugin", k.stages.singles()[name].Status().Name, "for", limit,
 			"hint", fmt.Sprintf("see `tqserver plugin logs %s`; `tqserver plugin reload %s` starts it anew", name, name))
 	})
 	return func() { timer.Stop() }
