@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/stage"
@@ -122,10 +123,26 @@ func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
 	}
 }
 
-// prune removes the copies of custom plugins that nobody will start again.
+// prune removes the copies of custom plugins that nobody will start again. While a tool is at work beside the server,
+// which may be about to execute one that it has just made, all of them stay until the next time.
 func (s *stages) prune() {
+	lock, err := flock(s.k.site.path("tools"), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return
+	case err == nil:
+		defer lock.Close()
+		err = stage.Prune(s.k.site.state, s.needed()...)
+	}
+	if err != nil {
+		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
+	}
+}
+
+// needed lists what may be started from here on without being found anew.
+func (s *stages) needed() (keep []stage.Spec) {
 	s.mu.Lock()
-	var keep []stage.Spec
+	defer s.mu.Unlock()
 	for _, sup := range s.all() {
 		keep = append(keep, sup.Specs()...)
 	}
@@ -135,8 +152,5 @@ func (s *stages) prune() {
 	for _, b := range s.builders {
 		keep = append(keep, b.spec)
 	}
-	s.mu.Unlock()
-	if err := stage.Prune(s.k.site.state, keep...); err != nil {
-		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
-	}
+	return keep
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -288,5 +290,30 @@ func TestBuildersFollowEachOther(t *testing.T) {
 		if strings.Join(got, " ") != c.want || len(left) != c.left {
 			t.Errorf("%s: %q, %d left", name, got, len(left))
 		}
+	}
+}
+
+// A tool that runs beside the server executes copies of its own making.
+func TestCopiesStayWhileAToolIsAtWork(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	copied := k.site.path("plugins/0123")
+	if err := os.MkdirAll(copied, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tool, err := openSite(k.site.root, &config.Config{Server: config.Server{StateDir: k.site.state}, Workers: config.Workers{TempDir: t.TempDir()}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.stages.prune()
+	if _, err := os.Stat(copied); err != nil {
+		t.Errorf("while the tool is at work: %v", err)
+	}
+	if err := tool.close(); err != nil {
+		t.Fatal(err)
+	}
+	k.stages.prune()
+	if _, err := os.Stat(copied); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("when it has ended: %v", err)
 	}
 }
