@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -111,6 +112,10 @@ func (t *sourceTree) enter(ctx context.Context, rel string, parents []string) er
 
 func (t *sourceTree) add(rel string, info fs.FileInfo) error {
 	full := filepath.Join(t.dir, rel)
+	if !utf8.ValidString(rel) { // watchers do not report it, and it cannot be named to the kernel
+		return &faultError{sdk.Diagnostic{File: filepath.Join(t.dir, recipeName), Message: fmt.Sprintf(
+			"the name of %q is not UTF-8: rename it, or leave it out with files in %s", full, recipeName)}}
+	}
 	f := sourceFile{rel: rel, executable: info.Mode()&0o111 != 0, size: info.Size()}
 	if f.file = read(full, t.known, func(string) bool { return false }); f.file.sum == "" {
 		r, err := os.Open(full)

@@ -303,6 +303,22 @@ func TestExecMissingProgram(t *testing.T) {
 	}
 }
 
+// TestExecFilesThatCannotBeSource names what is wrong, and does not wait for a writer of a named pipe.
+func TestExecFilesThatCannotBeSource(t *testing.T) {
+	s := newExecSite(t, "pages/p/page.yaml", "run: [true]", "pages/p/caf\xe9/x", "")
+	if _, found := s.bad(); !strings.Contains(found, `pages/p/caf\xe9/x" is not UTF-8: rename it`) {
+		t.Errorf("a name in another encoding: %s", found)
+	}
+	s.write("pages/p/page.yaml", "{run: [true], files: [x.js]}")
+	s.good()
+	if err := errors.Join(os.Remove(s.path("pages/p/page.yaml")), syscall.Mkfifo(s.path("pages/p/page.yaml"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := s.bad(); !strings.HasPrefix(found, "page.yaml: read page.yaml: it is no regular file") {
+		t.Errorf("a named pipe: %s", found)
+	}
+}
+
 // TestExecCancel ends a build command with all that it started, at once.
 func TestExecCancel(t *testing.T) {
 	s := newExecSite(t, "pages/p/page.yaml", `{build: [sh, -c, "(trap '' TERM; sleep 1000) & echo $! $$ > $TQ_PAGE_DIR/../pids; echo up; wait"], run: [true]}`)
@@ -317,6 +333,13 @@ func TestExecCancel(t *testing.T) {
 		t.Errorf("%+v, %v, %v", r, e.diagnostics, err)
 	}
 	s.tidy()
+	s.gone("pages/pids")
+}
+
+// TestExecBackground leaves nothing behind that a command put into the background, also when it built well.
+func TestExecBackground(t *testing.T) {
+	s := newExecSite(t, "pages/p/page.yaml", `{build: [sh, -c, "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > $TQ_PAGE_DIR/../pids"], run: [true]}`)
+	s.good()
 	s.gone("pages/pids")
 }
 
