@@ -185,7 +185,7 @@ func (k *Kernel) replaceThoseThatDiffer(ctx context.Context, warned map[string]s
 			return
 		case warned[key] != err.Error():
 			warned[key] = err.Error()
-			k.log.Warn("the changed plugin is not used, the one before stays", "stage", r.stage, "error", err, "hint", "it is looked at again when its file changes")
+			k.log.Warn("the changed plugin is not used, the one before stays", "stage", r.stage, "error", err, "hint", "a file with other content is tried at once; after anything else, such as chmod, run: tqserver plugin reload "+r.stage)
 		}
 	}
 	k.stages.prune()

@@ -170,7 +170,8 @@ func TestChangedFileReplacesItsPluginOnly(t *testing.T) {
 	if names := replacedOnes(k, before); len(names) > 0 {
 		t.Errorf("replaced are %q", names)
 	}
-	if got := strings.Count(log.String(), "the changed plugin is not used"); got != 1 || !strings.Contains(log.String(), "is not executable") {
+	if got := strings.Count(log.String(), "the changed plugin is not used"); got != 1 || !strings.Contains(log.String(), "is not executable") ||
+		!strings.Contains(log.String(), "tqserver plugin reload checker") {
 		t.Errorf("%d warnings:\n%s", got, log)
 	}
 	write("two", 0o700)

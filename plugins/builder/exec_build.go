@@ -252,7 +252,7 @@ func (b *execBuild) checkRun(dir string) error {
 	case err != nil || !info.Mode().IsRegular():
 		return &faultError{c[0].fault(file, "%s is no file of the page, and build does not make it", c[0].text)}
 	case info.Mode()&0o100 == 0:
-		return &faultError{c[0].fault(file, "%s is not executable: run chmod +x on it, or name the program that runs it first", c[0].text)}
+		return &faultError{c[0].fault(file, "%s is not executable: run chmod +x on it, then `tqserver reload`, or name the program that runs it first", c[0].text)}
 	}
 	return nil
 }

@@ -261,7 +261,7 @@ func TestExecFaults(t *testing.T) {
 		{"build: [sh, -c, \"seq 100; echo the cause >&2; exit 3\"]\nrun: [true]", "page.yaml:1:9: build[0]: `sh -c seq 100; echo the cause >&2; exit 3`: exit status 3\n82\n"},
 		{"build: [./nothing]\nrun: [true]", "page.yaml:1:9: build[0]: `./nothing`: no such file or directory"},
 		{"build: [./tool]\nrun: [true]", "page.yaml:1:9: build[0]: `./tool`: permission denied"},
-		{"run: [./tool]", "page.yaml:1:7: run[0]: ./tool is not executable: run chmod +x on it, or name the program that runs it first"},
+		{"run: [./tool]", "page.yaml:1:7: run[0]: ./tool is not executable: run chmod +x on it, then `tqserver reload`, or name the program that runs it first"},
 		{"run: [bin/made]", "page.yaml:1:7: run[0]: bin/made is no file of the page, and build does not make it"},
 		{"", "page.yaml:1:1: run: is missing"},
 	} {
