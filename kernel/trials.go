@@ -32,8 +32,8 @@ func (k *Kernel) trial(name string, force bool) func(ctx context.Context, conn *
 	return nil
 }
 
-// tryResolver takes the plugin's table of the pages as they are. One that has lost most of the routes is rather a
-// mistake than meant: force is for when it is.
+// tryResolver takes the plugin's table of the pages as they are. One that has lost most of the routes, or all of them
+// though it may be empty, is rather a mistake than meant: force is for when it is.
 func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, force bool) error {
 	k.routes.mu.Lock()
 	tree := sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: k.routes.tree}
@@ -50,7 +50,7 @@ func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, force b
 	if err := checkTable(table); err != nil {
 		return refusedTable(table, err)
 	}
-	if live := len(k.routes.table.Routes); len(table.Routes) > 0 && 2*len(table.Routes) < live && !force {
+	if live := len(k.routes.table.Routes); 2*len(table.Routes) < live && !force {
 		return refusedTable(table, fmt.Errorf("it has %d of the %d routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force`", len(table.Routes), live))
 	}
 	return nil

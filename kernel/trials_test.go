@@ -144,7 +144,8 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 		{env: []string{"ROUTES=1"}, force: true},
 		{env: []string{"ROUTES=0"}, force: true, want: "its first table is refused: it has no routes"},
 		{env: []string{"ROUTES=0", "SAYS=the directory is gone"}, want: "it has no routes (it says: the directory is gone)"},
-		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1"}},
+		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1", "SAYS=no host"}, want: "it has 0 of the 4 routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force` (it says: no host)"},
+		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1"}, force: true},
 	} {
 		before := sup.Status().PID
 		err := k.replace(t.Context(), sup, actorSpec(t, "resolver", c.env...), stage.Replacement{Force: c.force})
