@@ -214,7 +214,10 @@ func TestExecLinks(t *testing.T) {
 	if got := s.run(r); got != "yxx" {
 		t.Errorf("it prints %q", got)
 	}
-	s.checkInputs(r, "pages/p/page.yaml", "pages/p/file", "pages/p/dir/x", "pages/p/dir/y", "pages/p/dir/back")
+	s.checkInputs(r, "pages/p/page.yaml", "pages/p/file", "shared/x", "shared/y", "shared/back") // where a watcher sees them
+	if !s.matches(r, "shared/new") || !s.matches(r, "pages/p/new") || s.matches(r, "other/new") {
+		t.Errorf("globs %q", r.Globs)
+	}
 }
 
 // TestExecSourceThatChanges edits a file between the listing and the copy: what is released is one of the two as a whole.
