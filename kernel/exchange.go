@@ -61,7 +61,7 @@ func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
 func (s *stages) apply(ctx context.Context, pl plan, o stage.Options, forced string) error {
 	changed, _ := s.exchanges(pl)
 	for i, e := range changed {
-		if err := s.k.replace(ctx, e.sup, e.next, stage.Replacement{Force: e.next.Stage == forced}); err != nil {
+		if err := s.k.replace(ctx, pl.config, e.sup, e.next, stage.Replacement{Force: e.next.Stage == forced}); err != nil {
 			return errors.Join(err, s.revert(changed[:i]))
 		}
 	}

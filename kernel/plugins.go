@@ -111,7 +111,7 @@ func (k *Kernel) reloadPlugin(ctx context.Context, r running, how stage.Replacem
 		err = stage.Validate(ctx, spec, k.stageOptions(k.config()))
 	}
 	if err == nil {
-		err = k.replace(ctx, r.sup, spec, how)
+		err = k.replace(ctx, k.config(), r.sup, spec, how)
 	}
 	if err != nil {
 		return err

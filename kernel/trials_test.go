@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,6 +34,9 @@ func (actor) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.T
 		case <-ctx.Done():
 			return ctx.Err()
 		case tree := <-trees:
+			if root := os.Getenv("ROOT"); root != "" && root != tree.Root {
+				n = 0
+			}
 			t := sdk.Table{Revision: tree.Revision, AllowEmpty: os.Getenv("ALLOW_EMPTY") != ""}
 			if os.Getenv("SAYS") != "" {
 				t.Diagnostics = []sdk.Diagnostic{{Message: os.Getenv("SAYS")}}
@@ -148,7 +152,7 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1"}, force: true},
 	} {
 		before := sup.Status().PID
-		err := k.replace(t.Context(), sup, actorSpec(t, "resolver", c.env...), stage.Replacement{Force: c.force})
+		err := k.replace(t.Context(), k.config(), sup, actorSpec(t, "resolver", c.env...), stage.Replacement{Force: c.force})
 		after := sup.Status().PID
 		switch {
 		case c.want == "" && (err != nil || after == before):
@@ -162,6 +166,24 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 	}
 }
 
+// A reload may move the pages directory, and change the resolver to one that fits it.
+func TestResolverIsTriedOnThePagesThatItIsFor(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	inForce(k, 1)
+	next := *k.config()
+	next.Pages.Directory = "sites"
+	next.Plugins.Resolver.Env = maps.Clone(next.Plugins.Resolver.Env)
+	next.Plugins.Resolver.Env["ROOT"] = ptr(k.site.abs("sites"))
+	pl, err := k.plan(&next)
+	if err == nil {
+		err = k.stages.apply(t.Context(), pl, k.stageOptions(&next), "")
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // A resolver whose table is refused once it serves was worse than the one before.
 func TestRefusedTableOnProbationBringsTheOldResolverBack(t *testing.T) {
 	t.Parallel()
@@ -169,7 +191,7 @@ func TestRefusedTableOnProbationBringsTheOldResolverBack(t *testing.T) {
 	inForce(k, 1)
 	turns := filepath.Join(t.TempDir(), "turns")
 	k.stages.resolver = runActor(t, actorSpec(t, "resolver", "ROUTES=1"))
-	if err := k.replace(t.Context(), k.stages.resolver, actorSpec(t, "resolver", "ROUTES=1", "TURNS="+turns), stage.Replacement{}); err != nil {
+	if err := k.replace(t.Context(), k.config(), k.stages.resolver, actorSpec(t, "resolver", "ROUTES=1", "TURNS="+turns), stage.Replacement{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(turns, nil, 0o600); err != nil {
@@ -196,12 +218,12 @@ func TestWatcherAndCheckerMustReportBeforeTheyServe(t *testing.T) {
 				p.current.healthy.Store(ptr(true))
 			}
 			sup := runActor(t, actorSpec(t, name))
-			err := k.replace(t.Context(), sup, actorSpec(t, name, "MUTE=1"), stage.Replacement{})
+			err := k.replace(t.Context(), k.config(), sup, actorSpec(t, name, "MUTE=1"), stage.Replacement{})
 			if err == nil || !strings.Contains(err.Error(), name+" plugin actor MUTE=1: trial: it ended its stream without an answer") {
 				t.Errorf("a mute one: %v", err)
 			}
 			before := sup.Status().PID
-			if err := k.replace(t.Context(), sup, actorSpec(t, name, "OTHER=1"), stage.Replacement{}); err != nil || sup.Status().PID == before {
+			if err := k.replace(t.Context(), k.config(), sup, actorSpec(t, name, "OTHER=1"), stage.Replacement{}); err != nil || sup.Status().PID == before {
 				t.Errorf("a good one: %v", err)
 			}
 		})
