@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,8 +18,8 @@ type exchange struct {
 	next stage.Spec
 }
 
-// exchanges lists what a plan changes of the running plugins, in the order of the stages' work, and the builders that
-// it adds.
+// exchanges lists what a plan changes of the running plugins, and the builders that it adds. The resolver comes last: a
+// new one that takes over changes what is served, which a failure of another stage must not bring about and take back.
 func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,7 +28,6 @@ func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 			changed = append(changed, exchange{sup, sup.Specs()[0], next})
 		}
 	}
-	add(s.resolver, s.specs["resolver"], pl.singles["resolver"])
 	follows, _ := succeed(s.builders, pl.builders)
 	for _, b := range pl.builders {
 		if old := follows[b]; old != nil {
@@ -36,7 +36,7 @@ func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 			added = append(added, b)
 		}
 	}
-	for _, name := range single[1:] {
+	for _, name := range slices.Backward(single) { // its first is the resolver
 		add(s.singles()[name], s.specs[name], pl.singles[name])
 	}
 	return changed, added

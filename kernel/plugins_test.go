@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -291,6 +292,29 @@ func TestBuildersFollowEachOther(t *testing.T) {
 		if strings.Join(got, " ") != c.want || len(left) != c.left {
 			t.Errorf("%s: %q, %d left", name, got, len(left))
 		}
+	}
+}
+
+// What a new resolver serves is not to be seen before it is certain that the whole configuration is taken.
+func TestResolverTakesOverLast(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	inForce(k, 1)
+	next := *k.config()
+	next.Plugins.Resolver.Env = maps.Clone(next.Plugins.Resolver.Env)
+	next.Plugins.Resolver.Env["OTHER"] = ptr("1")
+	next.Plugins.Watcher.Env = maps.Clone(next.Plugins.Watcher.Env)
+	next.Plugins.Watcher.Env["MUTE"] = ptr("1")
+	before := pids(k)
+	pl, err := k.plan(&next)
+	if err == nil {
+		err = k.stages.apply(t.Context(), pl, k.stageOptions(&next), "")
+	}
+	if err == nil || !strings.Contains(err.Error(), "watcher plugin builtin:actor: trial") {
+		t.Errorf("a mute watcher: %v", err)
+	}
+	if names := replacedOnes(k, before); len(names) > 0 {
+		t.Errorf("replaced, and back again, are %q", names)
 	}
 }
 
