@@ -35,7 +35,7 @@ func (actor) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.T
 			return ctx.Err()
 		case tree := <-trees:
 			if root := os.Getenv("ROOT"); root != "" && root != tree.Root {
-				n = 0
+				_ = os.WriteFile(os.Getenv("STRAYED"), []byte(tree.Root), 0o600)
 			}
 			t := sdk.Table{Revision: tree.Revision, AllowEmpty: os.Getenv("ALLOW_EMPTY") != ""}
 			if os.Getenv("SAYS") != "" {
@@ -166,21 +166,33 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 	}
 }
 
-// A reload may move the pages directory, and change the resolver to one that fits it.
-func TestResolverIsTriedOnThePagesThatItIsFor(t *testing.T) {
+// A reload may move the pages directory, and change the resolver to one that fits it: that one is to see the new one
+// only, on its trial and from the moment it serves.
+func TestResolverIsGivenThePagesThatItIsFor(t *testing.T) {
 	t.Parallel()
 	k := pluginKernel(t)
 	inForce(k, 1)
+	lives := newLives()
+	lives.start(context.Background(), "resolver", k.feedResolver)
+	defer k.routes.close()
+	defer lives.end("resolver")
 	next := *k.config()
 	next.Pages.Directory = "sites"
+	strayed := filepath.Join(t.TempDir(), "strayed")
 	next.Plugins.Resolver.Env = maps.Clone(next.Plugins.Resolver.Env)
-	next.Plugins.Resolver.Env["ROOT"] = ptr(k.site.abs("sites"))
-	pl, err := k.plan(&next)
-	if err == nil {
-		err = k.stages.apply(t.Context(), pl, k.stageOptions(&next), "")
+	next.Plugins.Resolver.Env["ROOT"], next.Plugins.Resolver.Env["STRAYED"] = ptr(k.site.abs("sites")), &strayed
+	k.opts.Load = func() (*config.Config, error) { return &next, nil }
+	if err := os.Mkdir(k.site.abs("sites"), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	if err != nil {
-		t.Error(err)
+	if err := k.reloadConfig(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	k.routes.resolved(ctx, k.routes.resolve())
+	if root, err := os.ReadFile(strayed); err == nil {
+		t.Errorf("it was given %s", root)
 	}
 }
 
