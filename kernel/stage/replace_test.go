@@ -139,6 +139,10 @@ func TestRefusedByItsTrial(t *testing.T) {
 			_, err := sdk.NewBuilder(conn).Build(ctx, sdk.Job{Page: "exit"}, func(sdk.Event) {})
 			return err
 		}, "trial: exited with status 5"},
+		"its end when it has passed": {func(ctx context.Context, conn *grpc.ClientConn) error {
+			_, _ = sdk.NewBuilder(conn).Build(ctx, sdk.Job{Page: "exit"}, func(sdk.Event) {})
+			return nil
+		}, "trial: exited with status 5"},
 	} {
 		err := s.Replace(t.Context(), variant("good", "two"), Replacement{Trial: c.trial})
 		var e *Error
