@@ -19,7 +19,8 @@ type Plugins struct {
 	StartTimeout time.Duration
 	// RPCTimeout is the deadline of one call that does not stream.
 	RPCTimeout time.Duration
-	// BuildTimeout is the deadline of one build, whatever the builder itself allows.
+	// BuildTimeout is how long a builder may tell nothing, of any build, before
+	// a build that waits for it is ended.
 	BuildTimeout time.Duration
 	// StopTimeout is how long a plugin may take to stop before it is killed.
 	StopTimeout time.Duration

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,7 +26,24 @@ import (
 // down must not do so for ever: it would take the builds of all others with it.
 const buildAttempts = 3
 
-var errBuildLate = errors.New("kernel: the build takes longer than plugins.defaults.build_timeout_ms")
+var errBuildLate = errors.New("kernel: the builder has said nothing for longer than plugins.defaults.build_timeout_ms")
+
+// untilSilent gives a context that ends, with errBuildLate, when nothing was heard of a builder for limit: no event and
+// no result of any of its builds, as one may have to wait for the others. end is to be called.
+func untilSilent(ctx context.Context, limit time.Duration, heard *atomic.Int64) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	began := time.Now().UnixNano()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for wait := limit; wait > 0; wait = limit - time.Since(time.Unix(0, max(began, heard.Load()))) {
+			if sleep(ctx, wait) != nil {
+				return
+			}
+		}
+		cancel(errBuildLate)
+	})
+	return ctx, func() { cancel(nil); watching.Wait() }
+}
 
 // build has a page built, and waits while no builder is up. An error is a fault that is not the page's: the end of
 // ctx, or a builder that fails again and again.
@@ -32,15 +51,19 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 	job.OutDir = *k.site.releases.Load()
 	files := sourceFiles(k.site.root, job.Source)
 	for attempt := 1; ; attempt++ {
-		sup := k.stages.builderFor(files)
+		sup, heard := k.stages.builderFor(files)
 		if sup == nil {
 			return nil, fmt.Errorf("no builder matches the files of %s (patterns: %s): change plugins.builder", job.Source, k.stages.patterns())
 		}
 		report, limit := &buildReport{}, k.config().Plugins.BuildTimeout
 		err := sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-			ctx, cancel := context.WithTimeoutCause(ctx, limit, errBuildLate)
-			defer cancel()
-			report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) { k.buildEvent(job, report, e) })
+			ctx, end := untilSilent(ctx, limit, heard)
+			defer end()
+			report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) {
+				heard.Store(time.Now().UnixNano())
+				k.buildEvent(job, report, e)
+			})
+			heard.Store(time.Now().UnixNano())
 			if err != nil && context.Cause(ctx) == errBuildLate {
 				return errBuildLate
 			}
@@ -54,7 +77,7 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 		case err == nil:
 			return report, checkArtifact(job.OutDir, report)
 		case errors.Is(err, errBuildLate):
-			return nil, fmt.Errorf("%s plugin %s has no result after %v: see `tqserver plugin logs builder`, or raise plugins.defaults.build_timeout_ms", sup.Status().Stage, sup.Status().Name, limit)
+			return nil, fmt.Errorf("%s plugin %s has said nothing for %v: see `tqserver plugin logs builder`, or raise plugins.defaults.build_timeout_ms", sup.Status().Stage, sup.Status().Name, limit)
 		case attempt == buildAttempts:
 			return nil, fmt.Errorf("the builder failed %d times in a row: %w: save the page again, or run `tqserver reload`, when that is mended", attempt, named(sup, err))
 		case errors.As(err, &gone): // Do waits for the next instance

@@ -59,7 +59,7 @@ func TestBuildThatNeverEnds(t *testing.T) {
 	c.Plugins.BuildTimeout = 20 * time.Millisecond
 	k.cfg.Store(&c)
 	_, err := k.build(t.Context(), sdk.Job{Page: "a", Dir: k.site.root, Source: k.site.root})
-	if want := "builder plugin stuck has no result after 20ms: "; err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "build_timeout_ms") {
+	if want := "builder plugin stuck has said nothing for 20ms: "; err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "build_timeout_ms") {
 		t.Errorf("build: %v, want %q", err, want)
 	}
 }

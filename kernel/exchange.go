@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/stage"
@@ -16,8 +19,8 @@ type exchange struct {
 	next stage.Spec
 }
 
-// exchanges lists what a plan changes of the running plugins, in the order of the stages' work, and the builders that
-// it adds.
+// exchanges lists what a plan changes of the running plugins, and the builders that it adds. The resolver comes last: a
+// new one that takes over changes what is served, which a failure of another stage must not bring about and take back.
 func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,7 +29,6 @@ func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 			changed = append(changed, exchange{sup, sup.Specs()[0], next})
 		}
 	}
-	add(s.resolver, s.specs["resolver"], pl.singles["resolver"])
 	follows, _ := succeed(s.builders, pl.builders)
 	for _, b := range pl.builders {
 		if old := follows[b]; old != nil {
@@ -35,7 +37,7 @@ func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 			added = append(added, b)
 		}
 	}
-	for _, name := range single[1:] {
+	for _, name := range slices.Backward(single) { // its first is the resolver
 		add(s.singles()[name], s.specs[name], pl.singles[name])
 	}
 	return changed, added
@@ -45,13 +47,19 @@ func (s *stages) exchanges(pl plan) (changed []exchange, added []*builder) {
 // configuration, and ends it.
 func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
 	changed, added := s.exchanges(pl)
-	var errs []error
+	var specs []stage.Spec
 	for _, e := range changed {
-		errs = append(errs, stage.Validate(ctx, e.next, o))
+		specs = append(specs, e.next)
 	}
 	for _, b := range added {
-		errs = append(errs, stage.Validate(ctx, b.spec, o))
+		specs = append(specs, b.spec)
 	}
+	errs := make([]error, len(specs))
+	var work sync.WaitGroup
+	for i, spec := range specs { // side by side: each may take as long as a start
+		work.Go(func() { errs[i] = stage.Validate(ctx, spec, o) })
+	}
+	work.Wait()
 	return errors.Join(errs...)
 }
 
@@ -60,7 +68,7 @@ func (s *stages) check(ctx context.Context, pl plan, o stage.Options) error {
 func (s *stages) apply(ctx context.Context, pl plan, o stage.Options, forced string) error {
 	changed, _ := s.exchanges(pl)
 	for i, e := range changed {
-		if err := s.k.replace(ctx, e.sup, e.next, stage.Replacement{Force: e.next.Stage == forced}); err != nil {
+		if err := s.k.replace(ctx, pl.config, e.sup, e.next, stage.Replacement{Force: e.next.Stage == forced}); err != nil {
 			return errors.Join(err, s.revert(changed[:i]))
 		}
 	}
@@ -118,14 +126,31 @@ func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
 	}
 	s.builders = builders
 	for _, b := range left {
+		delete(s.heard, b.sup)
 		s.ending.Go(func() { s.lives.end(b.life) }) // its builds may end first
 	}
 }
 
-// prune removes the copies of custom plugins that nobody will start again.
+// prune removes the copies of custom plugins that nobody will start again. While a tool is at work beside the server,
+// which may be about to execute one that it has just made, all of them stay until the next time.
 func (s *stages) prune() {
+	lock, err := flock(s.k.site.path("tools"), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return
+	case err == nil:
+		defer lock.Close()
+		err = stage.Prune(s.k.site.state, s.needed()...)
+	}
+	if err != nil {
+		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
+	}
+}
+
+// needed lists what may be started from here on without being found anew.
+func (s *stages) needed() (keep []stage.Spec) {
 	s.mu.Lock()
-	var keep []stage.Spec
+	defer s.mu.Unlock()
 	for _, sup := range s.all() {
 		keep = append(keep, sup.Specs()...)
 	}
@@ -135,8 +160,5 @@ func (s *stages) prune() {
 	for _, b := range s.builders {
 		keep = append(keep, b.spec)
 	}
-	s.mu.Unlock()
-	if err := stage.Prune(s.k.site.state, keep...); err != nil {
-		s.k.log.Warn("old copies of plugins cannot be removed", "error", err)
-	}
+	return keep
 }

@@ -11,6 +11,7 @@ import (
 
 // plan is what a configuration says about plugins, checked as far as that goes without starting one.
 type plan struct {
+	config   *config.Config
 	singles  map[string]stage.Spec
 	builders []*builder
 }
@@ -21,7 +22,7 @@ func (k *Kernel) plan(c *config.Config) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	pl := plan{singles: map[string]stage.Spec{}}
+	pl := plan{config: c, singles: map[string]stage.Spec{}}
 	var errs []error
 	for _, n := range allConfigured(c) {
 		spec, err := stage.Resolve(n.stage, n.entry, o)

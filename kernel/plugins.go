@@ -111,7 +111,7 @@ func (k *Kernel) reloadPlugin(ctx context.Context, r running, how stage.Replacem
 		err = stage.Validate(ctx, spec, k.stageOptions(k.config()))
 	}
 	if err == nil {
-		err = k.replace(ctx, r.sup, spec, how)
+		err = k.replace(ctx, k.config(), r.sup, spec, how)
 	}
 	if err != nil {
 		return err
@@ -185,7 +185,7 @@ func (k *Kernel) replaceThoseThatDiffer(ctx context.Context, warned map[string]s
 			return
 		case warned[key] != err.Error():
 			warned[key] = err.Error()
-			k.log.Named(r.stage).Warn("the changed plugin is not used, the one before stays", "error", err, "hint", "it is looked at again when its file changes")
+			k.log.Named(r.stage).Warn("the changed plugin is not used, the one before stays", "error", err, "hint", "a file with other content is tried at once; after anything else, such as chmod, run: tqserver plugin reload "+r.stage)
 		}
 	}
 	k.stages.prune()

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,7 +171,8 @@ func TestChangedFileReplacesItsPluginOnly(t *testing.T) {
 	if names := replacedOnes(k, before); len(names) > 0 {
 		t.Errorf("replaced are %q", names)
 	}
-	if got := strings.Count(log.String(), "the changed plugin is not used"); got != 1 || !strings.Contains(log.String(), "is not executable") {
+	if got := strings.Count(log.String(), "the changed plugin is not used"); got != 1 || !strings.Contains(log.String(), "is not executable") ||
+		!strings.Contains(log.String(), "tqserver plugin reload checker") {
 		t.Errorf("%d warnings:\n%s", got, log)
 	}
 	write("two", 0o700)
@@ -288,5 +292,53 @@ func TestBuildersFollowEachOther(t *testing.T) {
 		if strings.Join(got, " ") != c.want || len(left) != c.left {
 			t.Errorf("%s: %q, %d left", name, got, len(left))
 		}
+	}
+}
+
+// What a new resolver serves is not to be seen before it is certain that the whole configuration is taken.
+func TestResolverTakesOverLast(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	inForce(k, 1)
+	next := *k.config()
+	next.Plugins.Resolver.Env = maps.Clone(next.Plugins.Resolver.Env)
+	next.Plugins.Resolver.Env["OTHER"] = ptr("1")
+	next.Plugins.Watcher.Env = maps.Clone(next.Plugins.Watcher.Env)
+	next.Plugins.Watcher.Env["MUTE"] = ptr("1")
+	before := pids(k)
+	pl, err := k.plan(&next)
+	if err == nil {
+		err = k.stages.apply(t.Context(), pl, k.stageOptions(&next), "")
+	}
+	if err == nil || !strings.Contains(err.Error(), "watcher plugin builtin:actor: trial") {
+		t.Errorf("a mute watcher: %v", err)
+	}
+	if names := replacedOnes(k, before); len(names) > 0 {
+		t.Errorf("replaced, and back again, are %q", names)
+	}
+}
+
+// A tool that runs beside the server executes copies of its own making.
+func TestCopiesStayWhileAToolIsAtWork(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	copied := k.site.path("plugins/0123")
+	if err := os.MkdirAll(copied, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tool, err := openSite(k.site.root, &config.Config{Server: config.Server{StateDir: k.site.state}, Workers: config.Workers{TempDir: t.TempDir()}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.stages.prune()
+	if _, err := os.Stat(copied); err != nil {
+		t.Errorf("while the tool is at work: %v", err)
+	}
+	if err := tool.close(); err != nil {
+		t.Fatal(err)
+	}
+	k.stages.prune()
+	if _, err := os.Stat(copied); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("when it has ended: %v", err)
 	}
 }

@@ -108,6 +108,10 @@ func (k *Kernel) reloadConfig(ctx context.Context, forced string) error {
 	if err := k.stages.check(ctx, pl, o); err != nil {
 		return err
 	}
+	if next.Pages.Directory != old.Pages.Directory { // a new resolver serves before put, and is to see the new one only
+		k.routes.moving.Lock()
+		defer k.routes.moving.Unlock()
+	}
 	if err := k.stages.apply(ctx, pl, o, forced); err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type routes struct {
 	asked    notifier      // a new tree is to be sent
 	answered notifier
 	closed   bool
+	moving   sync.RWMutex // held while a reload moves the pages directory: no tree is sent meanwhile
 }
 
 func newRoutes() *routes {
@@ -138,6 +139,8 @@ func (k *Kernel) takeTables(ctx context.Context, conn *grpc.ClientConn, trees <-
 }
 
 func (k *Kernel) tree() sdk.Tree {
+	k.routes.moving.RLock()
+	defer k.routes.moving.RUnlock()
 	k.routes.mu.Lock()
 	defer k.routes.mu.Unlock()
 	k.routes.tree++

@@ -43,6 +43,9 @@ func openSite(root string, c *config.Config, server bool) (*site, error) {
 		}
 	} else {
 		s.run += fmt.Sprintf("-%d", os.Getpid())
+		if s.lock, err = flock(s.path("tools"), syscall.LOCK_SH); err != nil { // see prune
+			return nil, fmt.Errorf("server.state_dir: %w", err)
+		}
 	}
 	if err := s.openDirs(c); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -126,16 +129,31 @@ func Lock(stateDir string) string { return filepath.Join(stateDir, "lock") }
 
 // lockFile takes a lock that ends with the process.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the site: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	f, err := flock(path, syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
 		owner, _ := os.ReadFile(path)
-		return nil, errors.Join(fmt.Errorf("a server already runs for this site (pid %s): `tqserver stop` ends it, `tqserver status` shows it", strings.TrimSpace(string(owner))), f.Close())
+		return nil, fmt.Errorf("a server already runs for this site (pid %s): `tqserver stop` ends it, `tqserver status` shows it", strings.TrimSpace(string(owner)))
+	case err != nil:
+		return nil, fmt.Errorf("lock the site: %w", err)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, err = fmt.Fprintln(f, os.Getpid())
+	}
+	return f, nil
+}
+
+// flock opens a file, which it makes when needed, and locks it as syscall.Flock does, until the file is closed.
+func flock(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for err = syscall.EINTR; err == syscall.EINTR; {
+		err = syscall.Flock(int(f.Fd()), how)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f, nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
@@ -22,7 +23,8 @@ type stages struct {
 
 	mu       sync.Mutex
 	builders []*builder
-	count    int // builders so far, for the names of their lives
+	heard    map[*stage.Supervisor]*atomic.Int64 // of a builder: when there was last an event or a result, in ns
+	count    int                                 // builders so far, for the names of their lives
 	base     context.Context
 	lives    *lives
 	ending   sync.WaitGroup // builders that a reload took out
@@ -142,7 +144,7 @@ func (s *stages) retry() {
 
 // builderFor gives the first builder whose patterns fit a page. One that has patterns is not started, but idle, before
 // it is given out: most sites have no page for it.
-func (s *stages) builderFor(files []string) *stage.Supervisor {
+func (s *stages) builderFor(files []string) (sup *stage.Supervisor, heard *atomic.Int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.builders {
@@ -150,10 +152,16 @@ func (s *stages) builderFor(files []string) *stage.Supervisor {
 			if b.life == "" && s.lives != nil {
 				s.startBuilder(b)
 			}
-			return b.sup
+			if s.heard == nil {
+				s.heard = map[*stage.Supervisor]*atomic.Int64{}
+			}
+			if s.heard[b.sup] == nil {
+				s.heard[b.sup] = new(atomic.Int64)
+			}
+			return b.sup, s.heard[b.sup]
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // patterns lists what the builders match, for the message that none does.

@@ -7,23 +7,28 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/stage"
 	"github.com/tqserver/tqserver/sdk"
 )
 
-// replace puts a plugin in the place of the one that runs, once it has shown what it does.
-func (k *Kernel) replace(ctx context.Context, sup *stage.Supervisor, spec stage.Spec, how stage.Replacement) error {
-	how.Trial = k.trial(spec.Stage, how.Force)
+// replace puts a plugin in the place of the one that runs, once it has shown what it does. c is the configuration that
+// the plugin is for, which a reload puts in force afterwards.
+func (k *Kernel) replace(ctx context.Context, c *config.Config, sup *stage.Supervisor, spec stage.Spec, how stage.Replacement) error {
+	how.Trial = k.trial(c, spec.Stage, how.Force)
+	how.Fresh = how.Fresh || spec.Stage == "resolver" // its configuration alone can lose all routes: that is tried, too
 	return sup.Replace(ctx, spec, how)
 }
 
 // trial is what a new plugin of a stage is to do before it serves. Nothing that it does then has an effect: what a
 // builder or a rotator is for cannot be tried so, and they have none.
-func (k *Kernel) trial(name string, force bool) func(ctx context.Context, conn *grpc.ClientConn) error {
+func (k *Kernel) trial(c *config.Config, name string, force bool) func(ctx context.Context, conn *grpc.ClientConn) error {
 	switch {
 	case name == "resolver":
-		return func(ctx context.Context, conn *grpc.ClientConn) error { return k.tryResolver(ctx, conn, force) }
+		return func(ctx context.Context, conn *grpc.ClientConn) error {
+			return k.tryResolver(ctx, conn, k.site.abs(c.Pages.Directory), force)
+		}
 	case name == "watcher":
 		return k.tryWatcher
 	case name == "checker" && !force:
@@ -32,11 +37,11 @@ func (k *Kernel) trial(name string, force bool) func(ctx context.Context, conn *
 	return nil
 }
 
-// tryResolver takes the plugin's table of the pages as they are. One that has lost most of the routes is rather a
-// mistake than meant: force is for when it is.
-func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, force bool) error {
+// tryResolver takes the plugin's table of the pages as they are. One that has lost most of the routes, or all of them
+// though it may be empty, is rather a mistake than meant: force is for when it is.
+func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, root string, force bool) error {
 	k.routes.mu.Lock()
-	tree := sdk.Tree{Root: k.site.abs(k.config().Pages.Directory), Revision: k.routes.tree}
+	tree := sdk.Tree{Root: root, Revision: k.routes.tree}
 	k.routes.mu.Unlock()
 	table, err := first(ctx, tree, sdk.NewResolver(conn).Resolve)
 	if err != nil {
@@ -50,7 +55,7 @@ func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, force b
 	if err := checkTable(table); err != nil {
 		return refusedTable(table, err)
 	}
-	if live := len(k.routes.table.Routes); len(table.Routes) > 0 && 2*len(table.Routes) < live && !force {
+	if live := len(k.routes.table.Routes); 2*len(table.Routes) < live && !force {
 		return refusedTable(table, fmt.Errorf("it has %d of the %d routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force`", len(table.Routes), live))
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,6 +34,9 @@ func (actor) Resolve(ctx context.Context, trees <-chan sdk.Tree, push func(sdk.T
 		case <-ctx.Done():
 			return ctx.Err()
 		case tree := <-trees:
+			if root := os.Getenv("ROOT"); root != "" && root != tree.Root {
+				_ = os.WriteFile(os.Getenv("STRAYED"), []byte(tree.Root), 0o600)
+			}
 			t := sdk.Table{Revision: tree.Revision, AllowEmpty: os.Getenv("ALLOW_EMPTY") != ""}
 			if os.Getenv("SAYS") != "" {
 				t.Diagnostics = []sdk.Diagnostic{{Message: os.Getenv("SAYS")}}
@@ -144,10 +148,11 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 		{env: []string{"ROUTES=1"}, force: true},
 		{env: []string{"ROUTES=0"}, force: true, want: "its first table is refused: it has no routes"},
 		{env: []string{"ROUTES=0", "SAYS=the directory is gone"}, want: "it has no routes (it says: the directory is gone)"},
-		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1"}},
+		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1", "SAYS=no host"}, want: "it has 0 of the 4 routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force` (it says: no host)"},
+		{env: []string{"ROUTES=0", "ALLOW_EMPTY=1"}, force: true},
 	} {
 		before := sup.Status().PID
-		err := k.replace(t.Context(), sup, actorSpec(t, "resolver", c.env...), stage.Replacement{Force: c.force})
+		err := k.replace(t.Context(), k.config(), sup, actorSpec(t, "resolver", c.env...), stage.Replacement{Force: c.force})
 		after := sup.Status().PID
 		switch {
 		case c.want == "" && (err != nil || after == before):
@@ -161,6 +166,36 @@ func TestResolverIsTriedAgainstTheRoutesInForce(t *testing.T) {
 	}
 }
 
+// A reload may move the pages directory, and change the resolver to one that fits it: that one is to see the new one
+// only, on its trial and from the moment it serves.
+func TestResolverIsGivenThePagesThatItIsFor(t *testing.T) {
+	t.Parallel()
+	k := pluginKernel(t)
+	inForce(k, 1)
+	lives := newLives()
+	lives.start(context.Background(), "resolver", k.feedResolver)
+	defer k.routes.close()
+	defer lives.end("resolver")
+	next := *k.config()
+	next.Pages.Directory = "sites"
+	strayed := filepath.Join(t.TempDir(), "strayed")
+	next.Plugins.Resolver.Env = maps.Clone(next.Plugins.Resolver.Env)
+	next.Plugins.Resolver.Env["ROOT"], next.Plugins.Resolver.Env["STRAYED"] = ptr(k.site.abs("sites")), &strayed
+	k.opts.Load = func() (*config.Config, error) { return &next, nil }
+	if err := os.Mkdir(k.site.abs("sites"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.reloadConfig(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	k.routes.resolved(ctx, k.routes.resolve())
+	if root, err := os.ReadFile(strayed); err == nil {
+		t.Errorf("it was given %s", root)
+	}
+}
+
 // A resolver whose table is refused once it serves was worse than the one before.
 func TestRefusedTableOnProbationBringsTheOldResolverBack(t *testing.T) {
 	t.Parallel()
@@ -168,7 +203,7 @@ func TestRefusedTableOnProbationBringsTheOldResolverBack(t *testing.T) {
 	inForce(k, 1)
 	turns := filepath.Join(t.TempDir(), "turns")
 	k.stages.resolver = runActor(t, actorSpec(t, "resolver", "ROUTES=1"))
-	if err := k.replace(t.Context(), k.stages.resolver, actorSpec(t, "resolver", "ROUTES=1", "TURNS="+turns), stage.Replacement{}); err != nil {
+	if err := k.replace(t.Context(), k.config(), k.stages.resolver, actorSpec(t, "resolver", "ROUTES=1", "TURNS="+turns), stage.Replacement{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(turns, nil, 0o600); err != nil {
@@ -195,12 +230,12 @@ func TestWatcherAndCheckerMustReportBeforeTheyServe(t *testing.T) {
 				p.current.healthy.Store(ptr(true))
 			}
 			sup := runActor(t, actorSpec(t, name))
-			err := k.replace(t.Context(), sup, actorSpec(t, name, "MUTE=1"), stage.Replacement{})
+			err := k.replace(t.Context(), k.config(), sup, actorSpec(t, name, "MUTE=1"), stage.Replacement{})
 			if err == nil || !strings.Contains(err.Error(), name+" plugin actor MUTE=1: trial: it ended its stream without an answer") {
 				t.Errorf("a mute one: %v", err)
 			}
 			before := sup.Status().PID
-			if err := k.replace(t.Context(), sup, actorSpec(t, name, "OTHER=1"), stage.Replacement{}); err != nil || sup.Status().PID == before {
+			if err := k.replace(t.Context(), k.config(), sup, actorSpec(t, name, "OTHER=1"), stage.Replacement{}); err != nil || sup.Status().PID == before {
 				t.Errorf("a good one: %v", err)
 			}
 		})

@@ -274,6 +274,18 @@ func TestBuilderFuncNamesAndKeepsReleases(t *testing.T) {
 	}
 }
 
+func TestBuilderFuncNamesAFileThatCannotBeNamed(t *testing.T) {
+	job, build := buildRig(t, func(context.Context, suffix, Job, func(Event)) (Result, error) {
+		return Result{Artifact: "page.txt"}, nil
+	})
+	if err := os.WriteFile(filepath.Join(job.Dir, "caf\xe9"), nil, 0o644); err != nil {
+		t.Skip("the file system takes UTF-8 only: ", err)
+	}
+	if _, _, err := build(); err == nil || !strings.Contains(err.Error(), `caf\xe9" is not UTF-8: rename it`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBuilderFuncShowsAnErrorAndSurvivesAPanic(t *testing.T) {
 	builds := 0
 	_, build := buildRig(t, func(ctx context.Context, _ suffix, job Job, event func(Event)) (Result, error) {

@@ -108,9 +108,9 @@ func eventToProto(e Event) *builderpb.BuildResponse {
 	case e.Diagnostic != nil:
 		return &builderpb.BuildResponse{Event: &builderpb.BuildResponse_Diagnostic{Diagnostic: diagnosticToProto(*e.Diagnostic)}}
 	case e.Log != "":
-		return &builderpb.BuildResponse{Event: &builderpb.BuildResponse_Log{Log: &builderpb.Log{Line: e.Log}}}
+		return &builderpb.BuildResponse{Event: &builderpb.BuildResponse_Log{Log: &builderpb.Log{Line: text(e.Log)}}}
 	}
-	return &builderpb.BuildResponse{Event: &builderpb.BuildResponse_Progress{Progress: &builderpb.Progress{Step: e.Step}}}
+	return &builderpb.BuildResponse{Event: &builderpb.BuildResponse_Progress{Progress: &builderpb.Progress{Step: text(e.Step)}}}
 }
 
 func resultToProto(r Result) *builderpb.Result {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // resultFile is what a finished release of a BuilderFunc has beside its files.
@@ -209,6 +210,9 @@ func sourceInputs(ctx context.Context, dir string) (inputs []Input, err error) {
 		}
 		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 			return nil // a pipe, or a link that leads nowhere or to a directory: no source
+		}
+		if !utf8.ValidString(path) { // it cannot be sent to the kernel, and watchers do not report it
+			return fmt.Errorf("the name of %q is not UTF-8: rename it", path)
 		}
 		digest, err := FileDigest(path)
 		inputs = append(inputs, Input{path, digest})

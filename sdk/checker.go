@@ -84,7 +84,7 @@ func (s *checkerServer) Run(stream grpc.BidiStreamingServer[checkerpb.RunRequest
 					state = checkerpb.State_STATE_HEALTHY
 				}
 				return out.Send(&checkerpb.RunResponse{Health: &checkerpb.Health{Target: h.Target, State: state,
-					Failures: uint32(h.Failures), Reason: h.Reason, Version: h.Version}})
+					Failures: uint32(h.Failures), Reason: text(h.Reason), Version: h.Version}})
 			})
 		})
 }

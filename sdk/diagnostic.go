@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"fmt"
+	"strings"
 
 	diagnosticpb "github.com/tqserver/tqserver/sdk/proto/tqserver/diagnostic/v1"
 )
@@ -38,9 +39,13 @@ func diagnosticToProto(d Diagnostic) *diagnosticpb.Diagnostic {
 	if d.Warning {
 		severity = diagnosticpb.Severity_SEVERITY_WARNING
 	}
-	return &diagnosticpb.Diagnostic{Severity: severity, Message: d.Message, File: d.File, Line: int32(d.Line),
-		Column: int32(d.Column), Path: d.Path}
+	return &diagnosticpb.Diagnostic{Severity: severity, Message: text(d.Message), File: text(d.File), Line: int32(d.Line),
+		Column: int32(d.Column), Path: text(d.Path)}
 }
+
+// text makes a string fit to be sent, which is for people: protobuf refuses a whole message for one byte that is not
+// UTF-8, and what a tool prints or a file is called can be anything.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func diagnosticFromProto(p *diagnosticpb.Diagnostic) Diagnostic {
 	return Diagnostic{Warning: p.GetSeverity() == diagnosticpb.Severity_SEVERITY_WARNING, Message: p.GetMessage(),

@@ -63,7 +63,7 @@ func (c resolverClient) Resolve(ctx context.Context, trees <-chan Tree, push fun
 	take := func(m *resolverpb.ResolveResponse) error {
 		ack := &resolverpb.Ack{Version: m.GetTable().GetVersion()}
 		if err := push(tableFromProto(m.GetTable())); err != nil {
-			ack.Error = err.Error()
+			ack.Error = text(err.Error())
 		}
 		return out.Send(&resolverpb.ResolveRequest{Kind: &resolverpb.ResolveRequest_Ack{Ack: ack}})
 	}

@@ -81,7 +81,7 @@ func (s *rotatorServer) Write(ctx context.Context, req *rotatorpb.WriteRequest) 
 		})})
 	ack := &rotatorpb.WriteResponse{Seq: b.GetSeq()}
 	if err != nil {
-		ack.Error = err.Error()
+		ack.Error = text(err.Error())
 	}
 	return ack, nil
 }

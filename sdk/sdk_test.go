@@ -192,6 +192,26 @@ func TestBuilderStreamsEventsAndAResult(t *testing.T) {
 	}
 }
 
+// What a tool prints need not be UTF-8, which protobuf insists on.
+func TestAnyBytesAreShown(t *testing.T) {
+	conn := dial(t, builderStage(func(_ context.Context, _ Job, event func(Event)) (Result, error) {
+		event(Event{Log: "caf\xe9"})
+		event(Event{Diagnostic: &Diagnostic{File: "/p/\xff", Message: "na\xefve", Path: "\xfe"}})
+		return Result{OK: true}, nil
+	}))
+	var got []string
+	r, err := NewBuilder(conn).Build(t.Context(), Job{}, func(e Event) {
+		line := e.Log
+		if e.Diagnostic != nil {
+			line = e.Diagnostic.String()
+		}
+		got = append(got, line)
+	})
+	if err != nil || !r.OK || !slices.Equal(got, []string{"caf\uFFFD", "/p/\uFFFD: \uFFFD: na\uFFFDve"}) {
+		t.Errorf("%+v, %v, events %q", r, err, got)
+	}
+}
+
 func TestCancelledBuildEndsTheJob(t *testing.T) {
 	ended := make(chan struct{})
 	conn := dial(t, builderStage(func(ctx context.Context, _ Job, event func(Event)) (Result, error) {

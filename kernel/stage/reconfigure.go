@@ -42,7 +42,7 @@ func (s *Supervisor) reconfigureInPlace(ctx context.Context, inst *instance, spe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	inst.configured, s.spec = spec, spec
-	s.status.Note = ""
+	s.status.Name, s.status.Note = spec.Name, "" // the same file can have another name
 	if s.status.Probation.IsZero() || s.proven.same(spec) {
 		s.proven, s.status.Probation, s.status.Fallback = spec, time.Time{}, ""
 	}

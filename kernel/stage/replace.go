@@ -181,12 +181,18 @@ func (s *Supervisor) take(h handover, old *instance) *instance {
 	return next
 }
 
-// undergo puts an instance that stands by to its trial. After an error nothing is left of it.
+// undergo puts an instance that stands by to its trial, which it must survive: the end of a stream may be what it does
+// not. After an error nothing is left of it.
 func (i *instance) undergo(ctx context.Context, how Replacement) error {
 	if how.Trial == nil {
 		return nil
 	}
-	trial := step{"trial", func(i *instance, ctx context.Context) error { return how.Trial(ctx, i.conn) }}
+	trial := step{"trial", func(i *instance, ctx context.Context) error {
+		if err := how.Trial(ctx, i.conn); err != nil {
+			return err
+		}
+		return i.check(ctx)
+	}}
 	err := i.perform(ctx, trial, i.options.Limits.RPCTimeout)
 	switch {
 	case err == nil:

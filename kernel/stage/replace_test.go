@@ -105,6 +105,22 @@ func TestFreshReplacementOfTheSame(t *testing.T) {
 	}
 }
 
+// A file that was moved is the same plugin, under another name.
+func TestRenamedPluginRunsOn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	s, _ := b.run(variant("good", "one"))
+	before := b.pid(s)
+	moved := variant("good", "one")
+	moved.Name = "./moved"
+	if err := s.Replace(t.Context(), moved, Replacement{}); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status(); st.Name != "./moved" || st.PID != before {
+		t.Errorf("status %+v, process %d before", st, before)
+	}
+}
+
 func TestRefusedByItsTrial(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -122,6 +138,10 @@ func TestRefusedByItsTrial(t *testing.T) {
 		"its end": {func(ctx context.Context, conn *grpc.ClientConn) error {
 			_, err := sdk.NewBuilder(conn).Build(ctx, sdk.Job{Page: "exit"}, func(sdk.Event) {})
 			return err
+		}, "trial: exited with status 5"},
+		"its end when it has passed": {func(ctx context.Context, conn *grpc.ClientConn) error {
+			_, _ = sdk.NewBuilder(conn).Build(ctx, sdk.Job{Page: "exit"}, func(sdk.Event) {})
+			return nil
 		}, "trial: exited with status 5"},
 	} {
 		err := s.Replace(t.Context(), variant("good", "two"), Replacement{Trial: c.trial})

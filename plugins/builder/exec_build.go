@@ -101,7 +101,14 @@ func (b *execBuild) round(ctx context.Context) (sdk.Result, error) {
 // of them are warnings, a program is missing.
 func (b *execBuild) resolve(ctx context.Context) ([]sdk.Diagnostic, error) {
 	file := filepath.Join(b.job.Source, recipeName)
-	text, err := os.ReadFile(file)
+	info, err := os.Stat(file) // before the reading, which would wait at a named pipe
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(file)
+	}
 	if err != nil {
 		return []sdk.Diagnostic{{File: file, Message: fmt.Sprintf("read %s: %v: this file says how to run the page", recipeName, cause(err))}}, nil
 	}
@@ -245,7 +252,7 @@ func (b *execBuild) checkRun(dir string) error {
 	case err != nil || !info.Mode().IsRegular():
 		return &faultError{c[0].fault(file, "%s is no file of the page, and build does not make it", c[0].text)}
 	case info.Mode()&0o100 == 0:
-		return &faultError{c[0].fault(file, "%s is not executable: run chmod +x on it, or name the program that runs it first", c[0].text)}
+		return &faultError{c[0].fault(file, "%s is not executable: run chmod +x on it, then `tqserver reload`, or name the program that runs it first", c[0].text)}
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (b *execBuild) known() sdk.Result {
 		r.Globs = recipeGlobs(b.job.Source, b.recipe.files)
 	}
 	if b.tree != nil {
-		r.Inputs = b.tree.inputs()
+		r.Inputs, r.Globs = b.tree.inputs(), b.tree.globs()
 		return r
 	}
 	file := filepath.Join(b.job.Source, recipeName)

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -34,9 +36,11 @@ type sourceFile struct {
 // sourceTree is the source of a page at one moment.
 type sourceTree struct {
 	dir      string
+	real     string // dir without symlinks
 	patterns []string
 	known    files // of the look before
 	files    []sourceFile
+	links    map[string]string // directory in the page that is reached through a link -> where it is
 }
 
 // faultError is a fault of the source.
@@ -46,12 +50,12 @@ func (e *faultError) Error() string { return e.diagnostic.String() }
 
 // readSource lists the source and its digests, in the order of the paths. A *faultError says what cannot be read.
 func readSource(ctx context.Context, dir string, patterns []string, known files) (*sourceTree, error) {
-	t := &sourceTree{dir: dir, patterns: patterns, known: known}
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
+	t := &sourceTree{dir: dir, patterns: patterns, known: known, links: map[string]string{}}
+	var err error
+	if t.real, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, t.unreadable("", err)
 	}
-	if err := t.walk(ctx, "", []string{real}); err != nil {
+	if err := t.walk(ctx, "", []string{t.real}); err != nil {
 		return nil, err
 	}
 	for _, p := range append([]string{recipeName}, patterns...) {
@@ -106,11 +110,26 @@ func (t *sourceTree) enter(ctx context.Context, rel string, parents []string) er
 	if info, err := os.Stat(filepath.Join(dir, recipeName)); err == nil && info.Mode().IsRegular() {
 		return nil
 	}
+	if real != filepath.Join(t.real, rel) {
+		t.links[rel] = real
+	}
 	return t.walk(ctx, rel, append(slices.Clip(parents), real))
+}
+
+// watched gives the path under which a watcher reports a file: it does not look behind links to directories.
+func (t *sourceTree) watched(rel string) string {
+	if real, ok := t.links[path.Dir(rel)]; ok {
+		return filepath.Join(real, path.Base(rel))
+	}
+	return filepath.Join(t.dir, rel)
 }
 
 func (t *sourceTree) add(rel string, info fs.FileInfo) error {
 	full := filepath.Join(t.dir, rel)
+	if !utf8.ValidString(rel + t.watched(rel)) { // watchers do not report it, and it cannot be named to the kernel
+		return &faultError{sdk.Diagnostic{File: filepath.Join(t.dir, recipeName), Message: fmt.Sprintf(
+			"the name of %q is not UTF-8: rename it, or leave it out with files in %s", full, recipeName)}}
+	}
 	f := sourceFile{rel: rel, executable: info.Mode()&0o111 != 0, size: info.Size()}
 	if f.file = read(full, t.known, func(string) bool { return false }); f.file.sum == "" {
 		r, err := os.Open(full)
@@ -173,9 +192,21 @@ func (t *sourceTree) states() files {
 func (t *sourceTree) inputs() []sdk.Input {
 	var all []sdk.Input
 	for _, f := range t.files {
-		all = append(all, sdk.Input{Path: filepath.Join(t.dir, f.rel), Digest: f.file.digest})
+		all = append(all, sdk.Input{Path: t.watched(f.rel), Digest: f.file.digest})
 	}
-	return all
+	slices.SortFunc(all, func(a, b sdk.Input) int { return strings.Compare(a.Path, b.Path) })
+	return slices.Compact(all) // two links can lead to one directory
+}
+
+// globs match what may come to be in the source.
+func (t *sourceTree) globs() []string {
+	globs := recipeGlobs(t.dir, t.patterns)
+	for _, dir := range slices.Sorted(maps.Values(t.links)) {
+		if utf8.ValidString(dir) {
+			globs = append(globs, sdk.QuoteMatch(dir)+"/**")
+		}
+	}
+	return slices.Compact(globs)
 }
 
 // recipeGlobs match the files that would be part of a source with these patterns.

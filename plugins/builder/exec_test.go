@@ -214,7 +214,10 @@ func TestExecLinks(t *testing.T) {
 	if got := s.run(r); got != "yxx" {
 		t.Errorf("it prints %q", got)
 	}
-	s.checkInputs(r, "pages/p/page.yaml", "pages/p/file", "pages/p/dir/x", "pages/p/dir/y", "pages/p/dir/back")
+	s.checkInputs(r, "pages/p/page.yaml", "pages/p/file", "shared/x", "shared/y", "shared/back") // where a watcher sees them
+	if !s.matches(r, "shared/new") || !s.matches(r, "pages/p/new") || s.matches(r, "other/new") {
+		t.Errorf("globs %q", r.Globs)
+	}
 }
 
 // TestExecSourceThatChanges edits a file between the listing and the copy: what is released is one of the two as a whole.
@@ -261,7 +264,7 @@ func TestExecFaults(t *testing.T) {
 		{"build: [sh, -c, \"seq 100; echo the cause >&2; exit 3\"]\nrun: [true]", "page.yaml:1:9: build[0]: `sh -c seq 100; echo the cause >&2; exit 3`: exit status 3\n82\n"},
 		{"build: [./nothing]\nrun: [true]", "page.yaml:1:9: build[0]: `./nothing`: no such file or directory"},
 		{"build: [./tool]\nrun: [true]", "page.yaml:1:9: build[0]: `./tool`: permission denied"},
-		{"run: [./tool]", "page.yaml:1:7: run[0]: ./tool is not executable: run chmod +x on it, or name the program that runs it first"},
+		{"run: [./tool]", "page.yaml:1:7: run[0]: ./tool is not executable: run chmod +x on it, then `tqserver reload`, or name the program that runs it first"},
 		{"run: [bin/made]", "page.yaml:1:7: run[0]: bin/made is no file of the page, and build does not make it"},
 		{"", "page.yaml:1:1: run: is missing"},
 	} {
@@ -303,6 +306,22 @@ func TestExecMissingProgram(t *testing.T) {
 	}
 }
 
+// TestExecFilesThatCannotBeSource names what is wrong, and does not wait for a writer of a named pipe.
+func TestExecFilesThatCannotBeSource(t *testing.T) {
+	s := newExecSite(t, "pages/p/page.yaml", "run: [true]", "pages/p/caf\xe9/x", "")
+	if _, found := s.bad(); !strings.Contains(found, `pages/p/caf\xe9/x" is not UTF-8: rename it`) {
+		t.Errorf("a name in another encoding: %s", found)
+	}
+	s.write("pages/p/page.yaml", "{run: [true], files: [x.js]}")
+	s.good()
+	if err := errors.Join(os.Remove(s.path("pages/p/page.yaml")), syscall.Mkfifo(s.path("pages/p/page.yaml"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := s.bad(); !strings.HasPrefix(found, "page.yaml: read page.yaml: it is no regular file") {
+		t.Errorf("a named pipe: %s", found)
+	}
+}
+
 // TestExecCancel ends a build command with all that it started, at once.
 func TestExecCancel(t *testing.T) {
 	s := newExecSite(t, "pages/p/page.yaml", `{build: [sh, -c, "(trap '' TERM; sleep 1000) & echo $! $$ > $TQ_PAGE_DIR/../pids; echo up; wait"], run: [true]}`)
@@ -317,6 +336,13 @@ func TestExecCancel(t *testing.T) {
 		t.Errorf("%+v, %v, %v", r, e.diagnostics, err)
 	}
 	s.tidy()
+	s.gone("pages/pids")
+}
+
+// TestExecBackground leaves nothing behind that a command put into the background, also when it built well.
+func TestExecBackground(t *testing.T) {
+	s := newExecSite(t, "pages/p/page.yaml", `{build: [sh, -c, "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > $TQ_PAGE_DIR/../pids"], run: [true]}`)
+	s.good()
 	s.gone("pages/pids")
 }
 

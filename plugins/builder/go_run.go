@@ -21,8 +21,8 @@ const (
 	textLimit  = 1 << 20         // bytes of a tool's output that are kept
 )
 
-// run starts the go command in dir and waits for it and for everything that it started. When ctx ends, the whole
-// process group is killed. The error is that of exec.Cmd.Wait, or of the start.
+// run starts a command in dir and waits for it. When it ends, or ctx does, what is left of its process group is killed.
+// The error is that of exec.Cmd.Wait, or of the start.
 func run(ctx context.Context, path, dir string, env []string, stdout, stderr io.Writer, args ...string) error {
 	runtime.LockOSThread() // the kernel kills the child when the thread that started it ends
 	defer runtime.UnlockOSThread()
@@ -36,14 +36,10 @@ func run(ctx context.Context, path, dir string, env []string, stdout, stderr io.
 		return err
 	}
 	err := cmd.Wait()
-	leftover := errors.Is(err, exec.ErrWaitDelay) // the command ended, something that it started holds the pipes
-	if leftover {
+	if errors.Is(err, exec.ErrWaitDelay) { // the command ended, something that it started holds the pipes
 		err = nil
 	}
-	if leftover || ctx.Err() != nil {
-		err = errors.Join(err, endGroup(cmd.Process.Pid))
-	}
-	return err
+	return errors.Join(err, endGroup(cmd.Process.Pid)) // what it left in the background would outlive the server
 }
 
 func killGroup(pid int) error {
