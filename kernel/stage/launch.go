@@ -61,9 +61,14 @@ func (i *instance) advance(ctx context.Context, steps []step) error {
 	return nil
 }
 
+// lateError is the end of a step that took too long.
+type lateError struct{ limit time.Duration }
+
+func (e *lateError) Error() string { return fmt.Sprintf("no answer within %s", e.limit) }
+
 // perform runs one step. Its error is the reason for which the context ended, if it did.
 func (i *instance) perform(ctx context.Context, s step, limit time.Duration) error {
-	late := fmt.Errorf("no answer within %s", limit)
+	late := &lateError{limit}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
 	defer cancel()
 	ctx, end := i.during(ctx)

@@ -36,6 +36,7 @@ type Supervisor struct {
 	handovers chan handover  // what is to replace whatever there is
 	replacing sync.Mutex     // one Replace at a time
 	launches  sync.WaitGroup // those of Replace
+	patience  int            // how often the next start's time is doubled; only Run's goroutine looks at it
 
 	mu        sync.Mutex
 	spec      *Spec // what runs, or is started next
@@ -142,12 +143,15 @@ func (s *Supervisor) start(ctx context.Context) (*instance, error) {
 		err  error
 	}
 	launched := make(chan result, 1)
+	options := s.options
+	options.Limits.StartTimeout <<= s.patience
 	go func() {
-		inst, err := launch(ctx, spec, s.options, launchSteps)
+		inst, err := launch(ctx, spec, options, launchSteps)
 		launched <- result{inst, err}
 	}()
 	select {
 	case r := <-launched:
+		s.learn(r.err)
 		return r.inst, r.err
 	case h := <-s.handovers:
 		cancel()
@@ -155,6 +159,21 @@ func (s *Supervisor) start(ctx context.Context) (*instance, error) {
 			r.inst.kill(errStopped)
 		}
 		return s.take(h, nil), nil
+	}
+}
+
+// maxPatience doubles the time of a start twice.
+const maxPatience = 2
+
+// learn gives a plugin that was too slow to start more time with the next try: on a machine that is overloaded, perhaps
+// by just these starts, none would ever come up else.
+func (s *Supervisor) learn(err error) {
+	var late *lateError
+	switch {
+	case err == nil:
+		s.patience = 0
+	case errors.As(err, &late) && s.patience < maxPatience:
+		s.patience++
 	}
 }
 

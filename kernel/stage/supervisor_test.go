@@ -100,6 +100,21 @@ func TestCrashingPluginGetsDegradedAndRetryHelps(t *testing.T) {
 	}
 }
 
+// A start that took too long has more time the next time, up to four times as much.
+func TestSlowStartGetsMoreTime(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.options.Limits.StartTimeout = 20 * time.Millisecond
+	s, _ := b.run(fakeSpec("builder", "mute", ""))
+	for tries := 3; tries <= 6; tries += 3 {
+		b.eventually(15*time.Second, "degraded", func() bool { st := s.Status(); return st.State == Degraded && st.Restarts == tries })
+		if err := s.Status().LastError; !strings.Contains(err, "no answer within 80ms") {
+			t.Errorf("after %d tries: %s", tries, err)
+		}
+		s.Retry()
+	}
+}
+
 func TestWedgedPluginIsReplacedByItsHeartbeat(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
