@@ -110,10 +110,8 @@ func (s *site) haltPlugins() map[string]int {
 	s.t.Helper()
 	pids := map[string]int{}
 	for _, name := range allStages {
-		pid := s.stage(name).PID
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			s.t.Fatal(err)
-		}
+		pid := s.running(name).PID
+		s.signal(pid, syscall.SIGSTOP)
 		pids[name] = pid
 		s.await("the "+name+" to stand still", func() error {
 			if state := field(fmt.Sprintf("/proc/%d/status", pid), "State"); !strings.HasPrefix(state, "T") {
@@ -132,9 +130,7 @@ func (s *site) resumePlugins(pids map[string]int) {
 		if now := s.stage(name).PID; now != pid {
 			s.t.Fatalf("the %s was replaced while it was stopped", name)
 		}
-		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-			s.t.Fatal(err)
-		}
+		s.signal(pid, syscall.SIGCONT)
 	}
 	s.await("the log to be written", func() error {
 		if l := s.status().Logs; l.Waiting != 0 || l.Spilled != 0 {

@@ -26,9 +26,7 @@ func TestWorkerKilledUnderLoad(t *testing.T) {
 	const kills = 7
 	for range kills {
 		pid := s.page("index").Workers[0].PID
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		s.signal(pid, syscall.SIGKILL)
 		s.await("another worker", func() error {
 			for _, w := range s.page("index").Workers {
 				if w.State == "serving" && w.PID != pid {
@@ -127,10 +125,7 @@ func TestPluginsKilledUnderLoad(t *testing.T) {
 	l := s.startLoad(everyKind("/")[:4], nil)
 	for i, name := range allStages {
 		t.Run(name, func(t *testing.T) {
-			old := s.stage(name)
-			if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			old := s.killStage(name)
 			text := fmt.Sprintf("release %d", i+1)
 			s.write("pages/index/main.go", textPage(text)) // also while the watcher is down
 			s.awaitBody("/", text)
@@ -153,10 +148,8 @@ func TestPluginsStoppedUnderLoad(t *testing.T) {
 	l := s.startLoad(append(everyKind("/"), everyKind("/b")...), nil)
 	before := map[string]int{}
 	for _, name := range allStages {
-		before[name] = s.stage(name).PID
-		if err := syscall.Kill(before[name], syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		before[name] = s.running(name).PID
+		s.signal(before[name], syscall.SIGSTOP)
 	}
 	from := l.requests.Load()
 	s.await("2000 requests without plugins", func() error {
@@ -179,10 +172,8 @@ func TestPluginsStoppedUnderLoad(t *testing.T) {
 func TestHungPluginIsReplaced(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("one")})
 	s.start()
-	old := s.stage("builder").PID
-	if err := syscall.Kill(old, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	old := s.running("builder").PID
+	s.signal(old, syscall.SIGSTOP)
 	s.write("pages/index/main.go", textPage("two"))
 	s.awaitBody("/", "two")
 	if now := s.stage("builder"); now.PID == old || now.Restarts == 0 || alive(old) {

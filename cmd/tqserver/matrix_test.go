@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -417,21 +416,6 @@ func fileReplaced(m *matrix, use string) {
 	if now := m.site.stage(m.stage); now.State != "running" {
 		m.t.Errorf("afterwards the plugin is %+v", now)
 	}
-}
-
-// killStage kills a plugin once it runs, and gives what it was.
-func (s *site) killStage(name string) (old control.Stage) {
-	s.t.Helper()
-	s.await("the "+name+" to run", func() error {
-		if old = s.stage(name); old.State != "running" || old.PID == 0 {
-			return fmt.Errorf("it is %s", old.State)
-		}
-		return nil
-	})
-	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
-		s.t.Fatal(err)
-	}
-	return old
 }
 
 // stillServes: a plugin that never gets anywhere holds up its own work only.

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -61,9 +60,7 @@ func testNodeRotator(t *testing.T, plugin string) {
 		s.awaitBody("/burst", "done")
 		if i == bursts/2 {
 			s.await("lines in the file", func() error { _, err := burstLines(s.path("logs")); return err })
-			if err := syscall.Kill(s.stage("rotator").PID, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			s.killStage("rotator")
 		}
 	}
 	s.await("all lines in the files", func() error {

@@ -17,10 +17,8 @@ import (
 func TestHangupReloads(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": envPage("GOMAXPROCS"), "pages/b/main.go": textPage("one")})
 	s.start()
-	watcher := s.stage("watcher").PID
-	if err := syscall.Kill(watcher, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	watcher := s.running("watcher").PID
+	s.signal(watcher, syscall.SIGSTOP)
 	s.configure("", "default: {go_max_procs: 5}", "")
 	s.write("pages/b/main.go", textPage("two"))
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {

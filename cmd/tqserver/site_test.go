@@ -257,6 +257,38 @@ func (s *site) page(name string) control.Page {
 	return control.Page{}
 }
 
+// running waits until the plugin of a stage runs, and gives it.
+func (s *site) running(name string) (st control.Stage) {
+	s.t.Helper()
+	s.await("the "+name+" to run", func() error {
+		if st = s.stage(name); st.State != "running" || st.PID == 0 {
+			return fmt.Errorf("it is %s", st.State)
+		}
+		return nil
+	})
+	return st
+}
+
+// killStage kills the plugin of a stage, and gives what it was.
+func (s *site) killStage(name string) control.Stage {
+	s.t.Helper()
+	old := s.running(name)
+	s.signal(old.PID, syscall.SIGKILL)
+	return old
+}
+
+// signal sends a signal to one process, if it is still there: 0, which is what has no process, would be the test's own
+// group.
+func (s *site) signal(pid int, sig syscall.Signal) {
+	s.t.Helper()
+	if pid <= 1 {
+		s.t.Fatalf("no process to send %v to: pid %d", sig, pid)
+	}
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		s.t.Fatal(err)
+	}
+}
+
 // stage gives the status of one stage; of the builder it is the first that is not idle.
 func (s *site) stage(name string) control.Stage {
 	s.t.Helper()

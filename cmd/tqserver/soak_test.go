@@ -159,7 +159,7 @@ func (k *soak) awaitReplaced(page string, release func()) {
 func (k *soak) killWorker(page string) {
 	k.t.Helper()
 	pid := k.page(page).Workers[0].PID
-	_ = syscall.Kill(pid, syscall.SIGKILL)
+	k.signal(pid, syscall.SIGKILL)
 	k.await("another worker", func() error {
 		if w := k.page(page).Workers; len(w) != 1 || w[0].PID == pid || w[0].State != "serving" {
 			return fmt.Errorf("workers: %+v", w)
@@ -170,8 +170,7 @@ func (k *soak) killWorker(page string) {
 
 func (k *soak) killPlugin(stage string) {
 	k.t.Helper()
-	pid := k.stage(stage).PID
-	_ = syscall.Kill(pid, syscall.SIGKILL)
+	pid := k.killStage(stage).PID
 	k.await("another "+stage, func() error {
 		if st := k.stage(stage); st.PID == pid || st.State != "running" {
 			return fmt.Errorf("it is %s", st.State)

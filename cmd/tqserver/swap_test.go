@@ -199,9 +199,7 @@ func (w *swap) save() {
 func (w *swap) noticesDeath() {
 	w.t.Helper()
 	pid := w.page("b").Workers[0].PID
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		w.t.Fatal(err)
-	}
+	w.signal(pid, syscall.SIGKILL)
 	w.awaitHealthy(pid)
 }
 
