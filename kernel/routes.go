@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -204,38 +202,8 @@ func (r *routes) check(t sdk.Table) error {
 		return errors.New("the server is stopping")
 	case t.Epoch != "" && t.Epoch == r.table.Epoch && t.Version <= r.table.Version:
 		return fmt.Errorf("version %d is not newer than %d", t.Version, r.table.Version)
-	case len(t.Routes) == 0 && !t.AllowEmpty:
-		return errors.New("it has no routes")
 	}
-	pages, places := map[string]sdk.Route{}, map[string]string{}
-	for _, route := range t.Routes {
-		if err := checkRoute(route); err != nil {
-			return err
-		}
-		place := route.Host + route.Path
-		if other, ok := places[place]; ok {
-			return fmt.Errorf("route %s is claimed by pages %s and %s", place, other, route.Page)
-		}
-		places[place] = route.Page
-		first, more := pages[route.Page]
-		if first.Host = route.Host; more && first != route {
-			return fmt.Errorf("page %s is there twice, with different paths or directories", route.Page)
-		}
-		pages[route.Page] = route
-	}
-	return nil
-}
-
-func checkRoute(r sdk.Route) error {
-	switch {
-	case r.Page == "" || path.Clean("/"+r.Page) != "/"+r.Page:
-		return fmt.Errorf("page name %q is not a clean relative path", r.Page)
-	case r.Path == "" || path.Clean(r.Path) != r.Path || r.Path[0] != '/':
-		return fmt.Errorf("route %q of page %s is not canonical", r.Path, r.Page)
-	case !filepath.IsAbs(r.Dir) || !filepath.IsAbs(r.Source):
-		return fmt.Errorf("directories of page %s are not absolute", r.Page)
-	}
-	return nil
+	return t.Check()
 }
 
 // apply makes pages and routes those of a table. The caller holds the lock.

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tqserver/tqserver/config"
-	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/stage"
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -52,9 +51,6 @@ func (k *Kernel) tryResolver(ctx context.Context, conn *grpc.ClientConn, root st
 	if err := k.routes.check(table); err != nil {
 		return refusedTable(table, err)
 	}
-	if err := checkTable(table); err != nil {
-		return refusedTable(table, err)
-	}
 	if live := len(k.routes.table.Routes); 2*len(table.Routes) < live && !force {
 		return refusedTable(table, fmt.Errorf("it has %d of the %d routes in force, less than half: if that is meant, run `tqserver plugin reload resolver --force`", len(table.Routes), live))
 	}
@@ -69,16 +65,6 @@ func refusedTable(t sdk.Table, err error) error {
 		}
 	}
 	return fmt.Errorf("its first table is refused: %w", err)
-}
-
-// checkTable makes sure that the proxy would take a table.
-func checkTable(t sdk.Table) error {
-	var nobody proxy.Backend
-	routes := make([]proxy.Route, 0, len(t.Routes))
-	for _, r := range t.Routes {
-		routes = append(routes, proxy.Route{Host: r.Host, Path: r.Path, Backend: &nobody})
-	}
-	return proxy.New(proxy.Options{}).SetRoutes(routes)
 }
 
 // tryWatcher waits for the plugin's first look at the files.

@@ -2,7 +2,11 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -30,10 +34,59 @@ type Table struct {
 // Route is the place of one page.
 type Route struct {
 	Host   string // lower case, without port; "": every host
-	Path   string // canonical: starts with "/", no trailing "/" except the root, no "//", "." or ".."
+	Path   string // canonical: starts with "/", no trailing "/" except the root, no "//", ".", "..", "\\" or NUL
 	Page   string // name, e.g. "api/users"; routes of the same page differ in nothing but the host
 	Dir    string // absolute path of the page's directory
 	Source string // absolute path of the directory to build: Dir or one below it
+}
+
+// Check gives the first reason for which the kernel refuses a table, whatever table came before:
+//
+//   - it has no routes, and AllowEmpty is not set;
+//   - a Page is empty or not a clean relative path;
+//   - a Path is not canonical;
+//   - a Host is not in lower case, or has a port, brackets or a dot at its end;
+//   - a Dir is not absolute, or a Source is neither Dir nor below it;
+//   - two routes have one Host and Path;
+//   - routes of one page differ in more than the Host.
+func (t Table) Check() error {
+	if len(t.Routes) == 0 && !t.AllowEmpty {
+		return errors.New("it has no routes")
+	}
+	pages, places := map[string]Route{}, map[string]string{}
+	for _, r := range t.Routes {
+		if err := r.check(); err != nil {
+			return err
+		}
+		place := r.Host + r.Path
+		if other, ok := places[place]; ok {
+			return fmt.Errorf("route %s is claimed by pages %s and %s", place, other, r.Page)
+		}
+		places[place] = r.Page
+		first, more := pages[r.Page]
+		if first.Host = r.Host; more && first != r {
+			return fmt.Errorf("page %s is there twice, with different paths or directories", r.Page)
+		}
+		pages[r.Page] = r
+	}
+	return nil
+}
+
+func (r Route) check() error {
+	switch {
+	case r.Page == "" || path.Clean("/"+r.Page) != "/"+r.Page:
+		return fmt.Errorf("page name %q is not a clean relative path", r.Page)
+	case r.Path == "" || r.Path[0] != '/' || path.Clean(r.Path) != r.Path || strings.ContainsAny(r.Path, "\\\x00"):
+		return fmt.Errorf("route %q of page %s is not canonical", r.Path, r.Page)
+	case r.Host != strings.ToLower(r.Host) || strings.ContainsAny(r.Host, ":/ []") || strings.HasSuffix(r.Host, "."):
+		return fmt.Errorf("host %q of page %s is not a host name in lower case without a port", r.Host, r.Page)
+	case !filepath.IsAbs(r.Dir) || !filepath.IsAbs(r.Source):
+		return fmt.Errorf("directories %q and %q of page %s are not absolute", r.Dir, r.Source, r.Page)
+	}
+	if rel, err := filepath.Rel(r.Dir, r.Source); err != nil || !filepath.IsLocal(rel) {
+		return fmt.Errorf("source %s of page %s is not its directory %s, nor below", r.Source, r.Page, r.Dir)
+	}
+	return nil
 }
 
 // RefusedError says why the kernel did not take a table.
