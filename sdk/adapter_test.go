@@ -10,10 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -84,138 +82,6 @@ func TestRotatorFuncWritesABatchOnceAndSurvivesAPanic(t *testing.T) {
 	if want := []string{"one.local", "two.local"}; !slices.Equal(written, want) {
 		t.Errorf("written %q, want %q", written, want)
 	}
-}
-
-// checkRig runs a CheckerFunc directly, on the clock of a synctest bubble.
-type checkRig struct {
-	sets    chan TargetSet
-	mu      sync.Mutex
-	reports []string
-	probed  map[string]int
-	fail    map[string]error
-	panics  map[string]bool
-}
-
-func (r *checkRig) probe(ctx context.Context, _ struct{}, target Target) error {
-	r.mu.Lock()
-	r.probed[target.ID]++
-	err, panics := r.fail[target.ID], r.panics[target.ID]
-	r.mu.Unlock()
-	if panics {
-		panic("boom")
-	}
-	if target.Page == "hung" {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	return err
-}
-
-func (r *checkRig) set(do func()) { r.mu.Lock(); defer r.mu.Unlock(); do() }
-
-func (r *checkRig) take() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	got := r.reports
-	r.reports = nil
-	slices.Sort(got)
-	return got
-}
-
-// checkerTest runs test with a checker that probes every second, with a timeout of 300 ms.
-func checkerTest(t *testing.T, test func(t *testing.T, r *checkRig)) {
-	synctest.Test(t, func(t *testing.T) {
-		r := &checkRig{sets: make(chan TargetSet), probed: map[string]int{}, fail: map[string]error{}, panics: map[string]bool{}}
-		checker := CheckerFunc(r.probe)
-		p := newPlugin("test", "1", checker)
-		if err := p.configure(t.Context(), []byte(`{"interval_ms":1000,"timeout_ms":300,"failures":3,"successes":2}`)); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() {
-			done <- checker.Check(ctx, r.sets, func(h Health) error {
-				r.set(func() {
-					r.reports = append(r.reports, fmt.Sprintf("%s %v %d %s v%d", h.Target, h.Healthy, h.Failures, h.Reason, h.Version))
-				})
-				return nil
-			})
-		}()
-		test(t, r)
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("end of Check: %v", err)
-		}
-	})
-}
-
-func (r *checkRig) want(t *testing.T, after time.Duration, want ...string) {
-	t.Helper()
-	time.Sleep(after)
-	synctest.Wait()
-	if got := r.take(); !slices.Equal(got, want) {
-		t.Errorf("reports %q, want %q", got, want)
-	}
-}
-
-func TestCheckerFuncReportsFirstStatesAndChanges(t *testing.T) {
-	checkerTest(t, func(t *testing.T, r *checkRig) {
-		r.fail["late"] = errors.New("refused")
-		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "ok"}, {ID: "late"}, {ID: "hung", Page: "hung"}}}
-		r.want(t, 150*time.Millisecond, "ok true 0  v1")
-		r.set(func() { r.fail["late"] = nil })
-		r.want(t, 250*time.Millisecond, "late true 0  v1") // it was asked again soon
-		r.want(t, 3*time.Second, "hung false 3 no answer within 300ms v1")
-		r.set(func() { r.fail["ok"] = errors.New("broken") })
-		r.want(t, 4*time.Second, "ok false 3 broken v1")
-		r.set(func() { r.fail["ok"] = nil })
-		r.want(t, time.Second)
-		r.want(t, 1500*time.Millisecond, "ok true 0  v1") // after two good ones
-	})
-}
-
-func TestCheckerFuncForgetsWhatIsNotInTheSet(t *testing.T) {
-	checkerTest(t, func(t *testing.T, r *checkRig) {
-		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "a", Addr: "1"}, {ID: "b", Addr: "1"}}}
-		r.want(t, time.Second, "a true 0  v1", "b true 0  v1")
-		r.sets <- TargetSet{Version: 2, Targets: []Target{{ID: "b", Addr: "2"}}}
-		r.want(t, time.Second, "b true 0  v2") // another address is another target
-		var before int
-		r.set(func() { before = r.probed["a"] })
-		r.want(t, 5*time.Second)
-		r.set(func() {
-			if r.probed["a"] != before {
-				t.Error("a removed target is still probed")
-			}
-		})
-	})
-}
-
-func TestCheckerFuncTakesAPanicAsAFailedProbe(t *testing.T) {
-	checkerTest(t, func(t *testing.T, r *checkRig) {
-		r.panics["a"] = true
-		r.sets <- TargetSet{Version: 1, Targets: []Target{{ID: "a"}, {ID: "b"}}}
-		r.want(t, 4*time.Second, "a false 3 panic: boom v1", "b true 0  v1")
-		r.set(func() { r.panics["a"] = false })
-		r.want(t, 3*time.Second, "a true 0  v1")
-	})
-}
-
-func TestCheckerFuncHasTheKeysOfProbingBesideItsOwn(t *testing.T) {
-	p := newPlugin("test", "1", CheckerFunc(func(context.Context, suffix, Target) error { return nil }))
-	if want := []string{"suffix", "interval_ms", "timeout_ms", "failures", "successes"}; !slices.Equal(p.schema.Names(), want) {
-		t.Errorf("keys %q, want %q", p.schema.Names(), want)
-	}
-	defer func() {
-		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), `two fields are called "failures"`) {
-			t.Errorf("a key of its own that Probing has: %v", r)
-		}
-	}()
-	CheckerFunc(func(context.Context, struct {
-		N int `tq:"failures"`
-	}, Target) error {
-		return nil
-	})
 }
 
 // buildRig builds one page with a function, as a plugin.

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // Probing is the part of a CheckerFunc's configuration that the adapter adds to the plugin's own.
@@ -22,18 +24,20 @@ func (p Probing) timeout() time.Duration  { return time.Duration(p.Timeout) * ti
 
 const (
 	probesAtOnce = 64
-	firstWithin  = 100 * time.Millisecond // of a target's appearance comes its first probe
-	fastProbe    = 200 * time.Millisecond // between two probes of a target that has not been healthy yet
+	firstWithin  = 2 * time.Second // of a target's appearance comes its first probe, or within the interval
 )
 
 // CheckerFunc makes a Checker of a function that probes one target and gives the reason why it is not well, for Serve.
-// The configuration has the keys of Probing besides those of C. The function is called for many targets at once, 64 at
-// most, with the timeout as its deadline, and must return when its context ends. A panic is a failed probe.
+// The configuration has the keys of Probing after those of C; a change applies from each target's next probe on. The
+// function is called for many targets at once, 64 at most, so that a hung one delays no other, and must return when its
+// context ends: after the timeout, with a cause like "no answer within 5s", which also stands in for an error that is
+// context.DeadlineExceeded; or because the target is gone. A panic is a failed probe.
 //
-// The first state of a target is reported as soon as it is certain, and every change of it from then on: healthy after
-// one good probe at first, after so many in a row later; unhealthy after so many bad ones in a row, each an interval
-// after the other. Until its first state is known a target is probed five times a second, to find at once when it is
-// healthy. A target that is no longer in the set, or has another address, is forgotten and its probe cancelled.
+// The first probe comes at a random moment within two seconds of the target's appearance, or within the interval if that
+// is shorter. The first state of a target is reported as soon as it is certain, and every change of it from then on:
+// healthy after one good probe at first, after so many in a row later; unhealthy after so many bad ones in a row. A
+// target that is no longer in the set, or has another address, is forgotten and its probe cancelled. Failed probes are
+// logged at debug level.
 func CheckerFunc[C any](probe func(ctx context.Context, config C, target Target) error) Checker {
 	return &checkerFunc[C]{settings: newSettings[checkerConfig[C]](), probe: probe, slots: make(chan struct{}, probesAtOnce)}
 }
@@ -53,7 +57,8 @@ type checkerFunc[C any] struct {
 
 func (f *checkerFunc[C]) Check(ctx context.Context, sets <-chan TargetSet, report func(Health) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &checking{once: f.once, probing: func() Probing { return f.current().Probing }, report: report, fail: cancel, probes: map[string]*probe{}}
+	c := &checking{log: f.log, once: f.once, report: report, fail: cancel, probes: map[string]*probe{},
+		spread: func() time.Duration { return min(f.current().Probing.interval(), firstWithin) }}
 	defer c.work.Wait()
 	defer cancel(nil)
 	for {
@@ -69,31 +74,33 @@ func (f *checkerFunc[C]) Check(ctx context.Context, sets <-chan TargetSet, repor
 	}
 }
 
-// once runs one probe when there is a slot for it. Its time starts then.
-func (f *checkerFunc[C]) once(ctx context.Context, t Target) error {
+// once runs one probe when there is a slot for it, under the rules that are in force then. Its time starts then, too.
+func (f *checkerFunc[C]) once(ctx context.Context, t Target) (Probing, error) {
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return Probing{}, ctx.Err()
 	case f.slots <- struct{}{}:
 	}
 	defer func() { <-f.slots }()
 	config := f.current()
-	ctx, cancel := context.WithTimeout(ctx, config.Probing.timeout())
+	late := fmt.Errorf("no answer within %s", config.Probing.timeout())
+	ctx, cancel := context.WithTimeoutCause(ctx, config.Probing.timeout(), late)
 	defer cancel()
 	err := f.call(ctx, func(ctx context.Context) error { return f.probe(ctx, config.Own, t) })
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer within %s", config.Probing.timeout())
+		err = late
 	}
-	return err
+	return config.Probing, err
 }
 
 // checking is one run of Check.
 type checking struct {
-	once    func(context.Context, Target) error
-	probing func() Probing
-	report  func(Health) error
-	fail    context.CancelCauseFunc
-	work    sync.WaitGroup
+	log    hclog.Logger
+	once   func(context.Context, Target) (Probing, error)
+	spread func() time.Duration // of first probes
+	report func(Health) error
+	fail   context.CancelCauseFunc
+	work   sync.WaitGroup
 
 	mu      sync.Mutex
 	version uint64
@@ -106,7 +113,6 @@ type probe struct {
 	cancel              context.CancelFunc
 	known, healthy      bool // known: it was reported
 	failures, successes int  // in a row
-	counted             time.Time
 }
 
 // take starts to probe what is new in a set and ends what is not in it.
@@ -137,24 +143,20 @@ func (c *checking) take(ctx context.Context, set TargetSet) {
 
 // watch probes one target until ctx ends.
 func (c *checking) watch(ctx context.Context, p *probe) {
-	wait := rand.N(firstWithin)
+	wait := rand.N(c.spread())
 	for pause(ctx, wait) {
 		began := time.Now()
-		err := c.once(ctx, p.Target)
+		rules, err := c.once(ctx, p.Target)
 		if ctx.Err() != nil {
 			return
 		}
-		settings := c.probing()
-		if health, news := c.book(p, settings, err, began); news {
+		if health, news := c.book(p, rules, err); news {
 			if err := c.report(health); err != nil {
 				c.fail(err)
 				return
 			}
 		}
-		if wait = settings.interval(); !p.known {
-			wait = min(wait, fastProbe)
-		}
-		wait -= time.Since(began)
+		wait = rules.interval() - time.Since(began)
 	}
 }
 
@@ -170,26 +172,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // book counts a result, and tells whether the state that it leads to is news.
-func (c *checking) book(p *probe, s Probing, failure error, at time.Time) (health Health, news bool) {
+func (c *checking) book(p *probe, rules Probing, failure error) (health Health, news bool) {
 	c.mu.Lock()
 	health = Health{Target: p.ID, Healthy: failure == nil, Version: c.version}
 	c.mu.Unlock()
 	if failure == nil {
 		p.failures, p.successes = 0, p.successes+1
-		if p.known && (p.healthy || p.successes < s.Successes) {
-			return health, false
-		}
-		p.known, p.healthy = true, true
-		return health, true
+		news = !p.known || !p.healthy && p.successes >= rules.Successes
+	} else {
+		p.failures, p.successes = p.failures+1, 0
+		health.Failures, health.Reason = p.failures, failure.Error()
+		c.log.Debug("probe failed", "page", p.Page, "target", p.ID, "addr", p.Addr, "failures", p.failures, "error", failure)
+		news = p.failures >= rules.Failures && (!p.known || p.healthy)
 	}
-	p.successes = 0
-	if p.known || p.failures == 0 || at.Sub(p.counted) >= s.interval() {
-		p.failures, p.counted = p.failures+1, at
+	if news {
+		p.known, p.healthy = true, health.Healthy
 	}
-	health.Failures, health.Reason = p.failures, failure.Error()
-	if p.failures < s.Failures || p.known && !p.healthy {
-		return health, false
-	}
-	p.known, p.healthy = true, false
-	return health, true
+	return health, news
 }
