@@ -204,6 +204,30 @@ func TestRunEndsEverythingThatTheCommandStarted(t *testing.T) {
 	}
 }
 
+func TestRunLeavesTheStandardOutputToWhoAsksForIt(t *testing.T) {
+	var out strings.Builder
+	var lines []string
+	cmd := exec.Command("sh", "-c", "echo one; echo; echo two >&2; exit 3")
+	cmd.Stdout = &out
+	err := Run(t.Context(), cmd, func(e Event) { lines = append(lines, e.Log) })
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || err.Error() != "sh: exit status 3: two" {
+		t.Errorf("error %v", err)
+	}
+	if out.String() != "one\n\n" || !slices.Equal(lines, []string{"two"}) {
+		t.Errorf("standard output %q, events %q", out.String(), lines)
+	}
+}
+
+func TestRunStartsNothingWhenItIsTooLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	cmd := exec.Command("true")
+	if err := Run(ctx, cmd, func(Event) {}); !errors.Is(err, context.Canceled) || cmd.Process != nil {
+		t.Errorf("error %v, process %v", err, cmd.Process)
+	}
+}
+
 // runs tells whether a process runs; one that ended and was not collected does not.
 func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

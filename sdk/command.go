@@ -20,16 +20,23 @@ const (
 	lineLimit  = 64 << 10        // bytes; a longer line is cut into several
 )
 
-// Run runs a command for a Builder, to its end: each line that it prints on standard output or standard error becomes
-// a Log event. When ctx ends, and when the command has, everything that it started is killed, and is gone before Run
-// returns; it also dies with the plugin (on Linux). cmd is as exec.Command makes it; its Stdout and Stderr are set
-// here. event is called from one goroutine at a time. The error is that of ctx, or tells how the command failed, with
-// the last line of its output.
+// Run runs a command for a Builder, to its end: each line that it prints on standard output or standard error, but for
+// empty ones, becomes a Log event. When ctx ends, and when the command has, everything that it started is killed, and is
+// gone before Run returns; it also dies with the plugin (on Linux). cmd is as exec.Command makes it. Its Stderr is set
+// here, and its Stdout where that is nil; one that is given takes the standard output instead. event is called from one
+// goroutine at a time. The error is that of ctx, or tells how the command failed, with the last line of its output; it
+// wraps an *exec.ExitError where the command ran.
 func Run(ctx context.Context, cmd *exec.Cmd, event func(Event)) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	runtime.LockOSThread() // the kernel kills the child when the thread that started it ends
 	defer runtime.UnlockOSThread()
 	out := &logLines{event: event}
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr, cmd.WaitDelay = out, out, childAttr(), pipeLimit
+	cmd.Stderr, cmd.SysProcAttr, cmd.WaitDelay = out, childAttr(), pipeLimit
+	if cmd.Stdout == nil {
+		cmd.Stdout = out
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
 	}

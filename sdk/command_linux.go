@@ -14,7 +14,8 @@ func childAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// groupRuns tells whether a process of the group runs. One that ended counts no more, also where nobody collects it.
+// groupRuns tells whether a process of the group runs. One that ended counts no more, even if whoever inherited it
+// takes its time, or in a container without an init forever, to collect it.
 func groupRuns(pgid int) bool {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil || len(stats) == 0 {

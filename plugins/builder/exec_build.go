@@ -220,16 +220,15 @@ func (b *execBuild) command(ctx context.Context, c command, dir, work string) er
 		program = b.tools[c[0].text].path
 	}
 	var last []string
-	out := output{line: func(line string) {
-		b.event(sdk.Event{Log: line})
-		last = append(last[max(0, len(last)-tailLines+1):], line)
-	}}
+	take := func(e sdk.Event) {
+		b.event(e)
+		last = append(last[max(0, len(last)-tailLines+1):], e.Log)
+	}
 	env := []string{"TMPDIR=" + work, "TQ_PAGE=" + b.job.Page, "TQ_PAGE_DIR=" + b.job.Dir}
 	for name, value := range b.recipe.env {
 		env = append(env, name+"="+value)
 	}
-	err := run(ctx, program, dir, env, &out, &out, c.texts()[1:]...)
-	out.close()
+	err := sdk.Run(ctx, prepare(program, dir, env, c.texts()[1:]...), take)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

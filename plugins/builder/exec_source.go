@@ -154,7 +154,7 @@ func (t *sourceTree) unreadable(rel string, err error) error {
 		"cannot be read: %v: let the user that runs tqserver read it, or leave it out with files in %s", cause(err), recipeName)}}
 }
 
-// cause is an error without the path that it is about.
+// cause is an error without the path, or the program, that it is about.
 func cause(err error) error {
 	var command *exec.Error
 	if errors.As(err, &command) {
@@ -163,6 +163,10 @@ func cause(err error) error {
 	var file *fs.PathError
 	if errors.As(err, &file) {
 		err = file.Err
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = exit
 	}
 	return err
 }

@@ -157,12 +157,12 @@ func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnosti
 	if err != nil {
 		return nil, err
 	}
-	out := output{line: func(line string) { b.event(sdk.Event{Log: line}) }}
+	out := output{event: b.event}
 	work := filepath.Join(temp, "work") // of go, compiler and linker: gone with temp also when they are killed
 	env := append([]string{"GOTMPDIR=" + work, "TMPDIR=" + work, "GOGC=" + toolGC}, b.plan.cgoSettings(nil)[0])
 	args := append([]string{"build", "-o", filepath.Join(temp, "release", binaryName)}, b.config.buildFlags()...)
-	err = run(ctx, path, b.job.Source, env, &out, &out, append(args, ".")...)
-	text := out.close()
+	err = sdk.Run(ctx, prepare(path, b.job.Source, env, append(args, ".")...), out.take)
+	text := out.text.String()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -172,7 +172,7 @@ func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnosti
 	case !errors.As(err, &exit):
 		return nil, fmt.Errorf("run %s build: %w", path, err)
 	case strings.TrimSpace(text) == "":
-		text = fmt.Sprintf("go build: %v", err)
+		text = fmt.Sprintf("go build: %v", exit)
 	}
 	return b.explain(text), nil
 }

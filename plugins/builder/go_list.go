@@ -83,15 +83,17 @@ func (b *build) query(ctx context.Context, env []string, args ...string) ([]byte
 		return nil, err
 	}
 	var out bytes.Buffer
-	errs := output{line: func(line string) { b.event(sdk.Event{Log: line}) }}
-	err = run(ctx, path, b.job.Source, env, &out, &errs, args...)
-	text := errs.close()
+	errs := output{event: b.event}
+	cmd := prepare(path, b.job.Source, env, args...)
+	cmd.Stdout = &out
+	err = sdk.Run(ctx, cmd, errs.take)
+	text := errs.text.String()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.As(err, &exit) && text == "":
-		return nil, &toolError{fmt.Sprintf("go %s: %v", args[0], err)}
+		return nil, &toolError{fmt.Sprintf("go %s: %v", args[0], exit)}
 	case errors.As(err, &exit):
 		return nil, &toolError{text}
 	case err != nil:
