@@ -26,10 +26,7 @@ const (
 // execBuild is one call of Build.
 type execBuild struct {
 	*Exec
-	limit  time.Duration
-	job    sdk.Job
-	src    *source
-	event  func(sdk.Event)
+	task[ExecConfig]
 	recipe *recipe
 	tree   *sourceTree
 	tools  map[string]tool // that the recipe names, by name

@@ -4,14 +4,8 @@ package builder
 import (
 	"context"
 	"fmt"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"time"
-
-	"github.com/hashicorp/go-hclog"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -50,16 +44,7 @@ func (c GoConfig) Validate() error {
 //
 // Between two builds it keeps, for each source, which files the build reads, so that a save that leaves the imports
 // alone costs one `go build` and nothing else. All of that can be found again: a new Go does not know less.
-type Go struct {
-	jobs
-	temps temps
-
-	mu      sync.Mutex
-	log     hclog.Logger
-	config  GoConfig
-	slots   chan struct{} // one entry per running build
-	sources map[string]*source
-}
+type Go struct{ jobs[GoConfig] }
 
 var (
 	_ sdk.Builder = (*Go)(nil)
@@ -67,17 +52,9 @@ var (
 	_ sdk.Logs    = (*Go)(nil)
 )
 
-// source is what is remembered of one directory that is built.
-type source struct {
-	lock   chan struct{} // holds a value while a build of this source runs
-	plan   *plan         // nil: none that is known to hold
-	files  files
-	goroot string // that the files were read with
-}
-
 // NewGo gives a builder with the default configuration.
 func NewGo() *Go {
-	g := &Go{log: hclog.NewNullLogger(), temps: temps{prefix: ".tmp-"}}
+	g := &Go{newJobs[GoConfig](".tmp-")}
 	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto"})
 	return g
 }
@@ -88,67 +65,19 @@ func ServeGo() {
 	sdk.Serve("go", sdk.Version, g, sdk.Config(g.Configure))
 }
 
-// SetLogger sets where the builder logs. It is called before the first build.
-func (g *Go) SetLogger(log hclog.Logger) { g.log = log }
-
 // Configure sets the configuration for the builds to come. Those that run end with the one they began with.
 func (g *Go) Configure(_ context.Context, c GoConfig) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	if c.Parallel == 0 {
-		c.Parallel = runtime.NumCPU()
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.config, g.slots, g.sources = c, make(chan struct{}, c.Parallel), map[string]*source{}
+	g.configure(c, c.Parallel, c.TimeoutMS)
 	return nil
 }
 
 // Build compiles job.Source to job.OutDir/<release>/page, or finds it there. It waits for a build of the same source
 // and for one of the parallel slots first; timeout_ms counts from then.
 func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk.Result, error) {
-	if !filepath.IsAbs(job.Source) || !filepath.IsAbs(job.OutDir) {
-		return sdk.Result{}, fmt.Errorf("build %s: source %q and out dir %q must be absolute paths", job.Page, job.Source, job.OutDir)
-	}
-	job.Source, job.OutDir = filepath.Clean(job.Source), filepath.Clean(job.OutDir)
-	if err := g.begin(); err != nil {
-		return sdk.Result{}, err
-	}
-	defer g.end()
-	config, slots, src := g.source(job.Source)
-	free, err := take(ctx, src.lock, slots)
-	if err != nil {
-		return sdk.Result{}, err
-	}
-	defer free()
-	start := time.Now()
-	limit := time.Duration(config.TimeoutMS) * time.Millisecond
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	b := &build{Go: g, config: config, job: job, src: src, event: event}
-	result, err := b.rounds(limited)
-	if ctx.Err() != nil {
-		return sdk.Result{}, ctx.Err()
-	}
-	if limited.Err() != nil && !result.OK {
-		result, err = b.failed(sdk.Diagnostic{Path: "config.timeout_ms", Message: fmt.Sprintf(
-			"the build of page %s was ended after %v: raise this key of the builder if the page really needs longer", job.Page, limit)}), nil
-	}
-	result.Duration = time.Since(start)
-	g.log.Debug("built", "page", job.Page, "release", result.Release, "ok", result.OK, "cached", result.Cached, "took", result.Duration)
-	return result, err
-}
-
-func (g *Go) source(dir string) (GoConfig, chan struct{}, *source) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := g.sources[dir]
-	if s == nil {
-		s = &source{lock: make(chan struct{}, 1)}
-		g.sources[dir] = s
-	}
-	return g.config, g.slots, s
+	return g.run(ctx, job, event, func(t task[GoConfig]) attempt { return &build{Go: g, task: t} })
 }
 
 // listFlags are the flags that go list and go build share.

@@ -40,12 +40,9 @@ type record struct {
 // build is one call of Build.
 type build struct {
 	*Go
-	config GoConfig
-	job    sdk.Job
-	src    *source
-	event  func(sdk.Event)
-	plan   *plan
-	state  state
+	task[GoConfig]
+	plan  *plan
+	state state
 }
 
 // rounds builds until the files stay the same from before a build to after it.
@@ -80,7 +77,7 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 	}
 	b.event(sdk.Event{Step: "compile"})
 	start := time.Now()
-	temp, err := b.temps.make(b.job.OutDir, time.Duration(b.config.TimeoutMS)*time.Millisecond, "release", "work")
+	temp, err := b.temps.make(b.job.OutDir, b.limit, "release", "work")
 	if err != nil {
 		return sdk.Result{}, false, err
 	}

@@ -100,7 +100,7 @@ func TestDiagnostics(t *testing.T) {
 
 func goroot(t *testing.T) string {
 	t.Helper()
-	b := &build{Go: NewGo(), config: GoConfig{Go: "go"}, job: sdk.Job{Source: t.TempDir()}, event: func(sdk.Event) {}}
+	b := &build{Go: NewGo(), task: task[GoConfig]{config: GoConfig{Go: "go"}, job: sdk.Job{Source: t.TempDir()}, event: func(sdk.Event) {}}}
 	env, err := b.goEnv(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -15,15 +18,109 @@ import (
 // ErrDraining is what Build returns after Drain was called.
 var ErrDraining = errors.New("builder: draining, no new builds are taken")
 
-// jobs counts the builds that run. The zero value is ready for use.
-type jobs struct {
+// jobs is what the builders share: all of Build but the building itself. C is the configuration.
+type jobs[C any] struct {
+	temps temps
+
 	mu      sync.Mutex
+	log     hclog.Logger
+	config  C
+	limit   time.Duration // of one build
+	slots   chan struct{} // one entry per running build
+	sources map[string]*source
 	running int
 	idle    chan struct{} // not nil: draining; closed when nothing runs
 }
 
+// source is what is remembered of one directory that is built.
+type source struct {
+	lock   chan struct{} // holds a value while a build of this source runs
+	files  files
+	plan   *plan  // of Go; nil: none that is known to hold
+	goroot string // that the files were read with
+}
+
+// task is one call of Build.
+type task[C any] struct {
+	config C
+	limit  time.Duration
+	job    sdk.Job
+	src    *source
+	event  func(sdk.Event)
+}
+
+// attempt is what a builder makes of a task.
+type attempt interface {
+	rounds(ctx context.Context) (sdk.Result, error)
+	failed(...sdk.Diagnostic) sdk.Result
+}
+
+// newJobs takes the prefix of the temporary directories of builds.
+func newJobs[C any](prefix string) jobs[C] {
+	return jobs[C]{log: hclog.NewNullLogger(), temps: temps{prefix: prefix}}
+}
+
+// SetLogger sets where the builder logs. It is called before the first build.
+func (j *jobs[C]) SetLogger(log hclog.Logger) { j.log = log }
+
+// configure sets the configuration for the builds to come. Those that run end with the one they began with.
+func (j *jobs[C]) configure(c C, parallel, timeoutMS int) {
+	if parallel == 0 {
+		parallel = runtime.NumCPU()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.config, j.limit = c, time.Duration(timeoutMS)*time.Millisecond
+	j.slots, j.sources = make(chan struct{}, parallel), map[string]*source{}
+}
+
+// run waits for a build of the same source and for one of the parallel slots, and then builds until the limit.
+func (j *jobs[C]) run(ctx context.Context, job sdk.Job, event func(sdk.Event), start func(task[C]) attempt) (sdk.Result, error) {
+	if !filepath.IsAbs(job.Source) || !filepath.IsAbs(job.OutDir) {
+		return sdk.Result{}, fmt.Errorf("build %s: source %q and out dir %q must be absolute paths", job.Page, job.Source, job.OutDir)
+	}
+	job.Source, job.OutDir = filepath.Clean(job.Source), filepath.Clean(job.OutDir)
+	if err := j.begin(); err != nil {
+		return sdk.Result{}, err
+	}
+	defer j.end()
+	t, slots := j.taskOf(job)
+	free, err := take(ctx, t.src.lock, slots)
+	if err != nil {
+		return sdk.Result{}, err
+	}
+	defer free()
+	t.event = event
+	began := time.Now()
+	limited, cancel := context.WithTimeout(ctx, t.limit)
+	defer cancel()
+	b := start(t)
+	result, err := b.rounds(limited)
+	if ctx.Err() != nil {
+		return sdk.Result{}, ctx.Err()
+	}
+	if limited.Err() != nil && !result.OK {
+		result, err = b.failed(sdk.Diagnostic{Path: "config.timeout_ms", Message: fmt.Sprintf(
+			"the build of page %s was ended after %v: raise this key of the builder if the page really needs longer", job.Page, t.limit)}), nil
+	}
+	result.Duration = time.Since(began)
+	j.log.Debug("built", "page", job.Page, "release", result.Release, "ok", result.OK, "cached", result.Cached, "took", result.Duration)
+	return result, err
+}
+
+func (j *jobs[C]) taskOf(job sdk.Job) (task[C], chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := j.sources[job.Source]
+	if s == nil {
+		s = &source{lock: make(chan struct{}, 1)}
+		j.sources[job.Source] = s
+	}
+	return task[C]{config: j.config, limit: j.limit, job: job, src: s}, j.slots
+}
+
 // Drain takes no new builds and waits for those that run, or for ctx.
-func (j *jobs) Drain(ctx context.Context) error {
+func (j *jobs[C]) Drain(ctx context.Context) error {
 	j.mu.Lock()
 	if j.idle == nil {
 		j.idle = make(chan struct{})
@@ -41,7 +138,7 @@ func (j *jobs) Drain(ctx context.Context) error {
 	}
 }
 
-func (j *jobs) begin() error {
+func (j *jobs[C]) begin() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.idle != nil {
@@ -51,7 +148,7 @@ func (j *jobs) begin() error {
 	return nil
 }
 
-func (j *jobs) end() {
+func (j *jobs[C]) end() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.running--; j.running == 0 && j.idle != nil {
