@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -92,9 +93,31 @@ func (r *rotating) write(ctx context.Context, b sdk.Batch) error {
 	})
 }
 
-// output gives all that is in the files where the lines appear.
+// output gives all that is in the files where the lines appear. What a plugin renames or compresses meanwhile could be
+// missed, or read twice: it is read again until the files are the same before and after.
 func (t *trial) output() (string, error) {
-	var all strings.Builder
+	files, err := t.outputFiles()
+	if err != nil {
+		return "", err
+	}
+	for range 100 {
+		var all strings.Builder
+		for _, file := range files {
+			text, err := readLog(file)
+			if err != nil {
+				return "", err
+			}
+			all.Write(text)
+		}
+		before := files
+		if files, err = t.outputFiles(); err != nil || slices.Equal(before, files) {
+			return all.String(), err
+		}
+	}
+	return "", fmt.Errorf("the files %v do not come to rest", t.outputs)
+}
+
+func (t *trial) outputFiles() (all []string, err error) {
 	for _, pattern := range t.outputs {
 		if pattern == ServerOutput {
 			pattern = t.serverOutput()
@@ -104,17 +127,11 @@ func (t *trial) output() (string, error) {
 		}
 		files, err := filepath.Glob(pattern)
 		if err != nil {
-			return "", fmt.Errorf("the pattern of output files %q: %w", pattern, err)
+			return nil, fmt.Errorf("the pattern of output files %q: %w", pattern, err)
 		}
-		for _, file := range files {
-			text, err := readLog(file)
-			if err != nil {
-				return "", err
-			}
-			all.Write(text)
-		}
+		all = append(all, files...)
 	}
-	return all.String(), nil
+	return all, nil
 }
 
 // readLog reads a file, compressed or not. One that is being written, or was removed meanwhile, counts as far as it
