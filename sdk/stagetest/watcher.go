@@ -341,7 +341,7 @@ func checkUnchanged(ctx context.Context, t *trial) error {
 	}
 	w.seen = nil
 	a := filepath.Join(root, "a.go")
-	if _, err := write(root, "a.go", "package a\n"); err != nil {
+	if err := rewrite(a, "package a\n"); err != nil {
 		return err
 	}
 	temp, err := write(t.dir, "same.go", "package a\n")
@@ -352,6 +352,16 @@ func checkUnchanged(ctx context.Context, t *trial) error {
 		return err
 	}
 	return w.notReported(ctx, a)
+}
+
+// rewrite writes over a file without making it empty first, which a watcher may see and report.
+func rewrite(path, content string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	return errors.Join(err, f.Close())
 }
 
 // notReported makes another change, waits for its report, and looks for paths that should not be reported.
