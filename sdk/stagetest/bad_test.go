@@ -24,6 +24,7 @@ var stages = []string{"resolver", "builder", "watcher", "checker", "rotator"}
 var badPlugins = []struct {
 	way, want string
 	slack     float64 // of the time limits; 0: 1
+	late      string  // what it says instead on a machine that is too busy for that; "": the same
 }{
 	{way: "common/handshake", want: `standard output began with "hello", which is no handshake`},
 	{way: "common/handshake:late", want: "start and handshake: no answer within 5s"},
@@ -70,7 +71,7 @@ var badPlugins = []struct {
 	{way: "resolver/refused", want: "after a table was refused: the process has ended (exit status 3)"},
 	{way: "resolver/added", want: "in the next table: false, on the disk: true"},
 	{way: "resolver/empty", want: "a directory that is missing: wait for a table"},
-	{way: "resolver/large", want: "s"}, // "… at best, want 1s", or on a busy machine no answer in 5 s
+	{way: "resolver/large", want: "s at best, want 1s", late: "a table of the tree with revision 1 did not come within 5s"},
 	{way: "resolver/large:cut", want: "the table of a tree with 10000 pages has 100 routes"},
 
 	{way: "watcher/first", want: "gone.go was not reported, want removed"},
@@ -154,7 +155,7 @@ func TestEachCheckCanFail(t *testing.T) {
 				t.Fatalf("got %v and the results %v, want that one check failed", o.err, o.results)
 			}
 			r := outcomes[i].results[0]
-			if r.Outcome != Failed || !strings.Contains(r.Detail, b.want) {
+			if r.Outcome != Failed || !strings.Contains(r.Detail, b.want) && (b.late == "" || !strings.Contains(r.Detail, b.late)) {
 				t.Errorf("%s: %q\nwant that it failed and says %q", r.Outcome, r.Detail, b.want)
 			}
 			if !strings.Contains(r.Hint, protocolPage) {
