@@ -6,21 +6,26 @@ import (
 	"time"
 )
 
+const ms = time.Millisecond
+
 func TestBurst(t *testing.T) {
 	for name, c := range map[string]struct {
 		quiet, gap time.Duration
 		events     int
 		files      int
+		half       bool
 		want       time.Duration // after the first event
 	}{
-		"one save":             {50 * time.Millisecond, 0, 1, 1, 10 * time.Millisecond},
-		"a slow save":          {50 * time.Millisecond, 9 * time.Millisecond, 3, 1, 28 * time.Millisecond},
-		"two files":            {50 * time.Millisecond, 9 * time.Millisecond, 2, 2, 19 * time.Millisecond},
-		"quiet after the last": {50 * time.Millisecond, 9 * time.Millisecond, 3, 3, 68 * time.Millisecond},
-		"never longer than 10": {100 * time.Millisecond, 19 * time.Millisecond, 500, 3, 1000 * time.Millisecond},
-		"500 ms at least":      {10 * time.Millisecond, time.Millisecond, 1000, 3, 500 * time.Millisecond},
-		"at once":              {0, 0, 1, 1, 0},
-		"many at once":         {50 * time.Millisecond, 0, 1, 0, 50 * time.Millisecond},
+		"one save":             {50 * ms, 0, 1, 1, false, 10 * ms},
+		"a slow save":          {50 * ms, 9 * ms, 3, 1, false, 28 * ms},
+		"two files":            {50 * ms, 9 * ms, 2, 2, false, 19 * ms},
+		"half a file":          {50 * ms, 0, 1, 1, true, 50 * ms},
+		"in pieces":            {50 * ms, 40 * ms, 3, 1, true, 130 * ms},
+		"quiet after the last": {50 * ms, 9 * ms, 3, 3, false, 68 * ms},
+		"never longer than 10": {100 * ms, 19 * ms, 500, 3, false, 1000 * ms},
+		"500 ms at least":      {10 * ms, ms, 1000, 3, false, 500 * ms},
+		"at once":              {0, 0, 1, 1, false, 0},
+		"rough":                {50 * ms, 0, 1, 0, false, 50 * ms},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -29,7 +34,7 @@ func TestBurst(t *testing.T) {
 				begin := time.Now()
 				var took time.Duration
 				for i := range c.events {
-					b.note(fileName(i, c.files))
+					b.event(i, c.files, !c.half)
 					if i == c.events-1 {
 						<-b.timer.C
 						took = time.Since(begin)
@@ -47,8 +52,9 @@ func TestBurst(t *testing.T) {
 					t.Errorf("ended after %v, want %v", took, c.want)
 				}
 				b.reset()
+				time.Sleep(c.quiet)
 				again := time.Now()
-				b.note("one")
+				b.note("one", true)
 				<-b.timer.C
 				if d := time.Since(again); d != c.quiet/smallShare {
 					t.Errorf("the next burst took %v, want %v", d, c.quiet/smallShare)
@@ -58,10 +64,36 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// fileName gives the i-th event's file, of so many; "" when it is of all.
-func fileName(i, files int) string {
+// A checkout that pauses after two files looks like a save until then, and like a checkout ever after.
+func TestBurstRemembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBurst()
+		b.quiet = 50 * ms
+		for i, want := range []time.Duration{10 * ms, 10 * ms, 50 * ms} {
+			begin := time.Now()
+			b.event(i, 3, true)
+			b.led = true
+			<-b.timer.C
+			if took := time.Since(begin); took != want {
+				t.Errorf("file %d: ended after %v, want %v", i, took, want)
+			}
+			b.reset()
+		}
+		if !b.led {
+			t.Error("the report of before is forgotten too early")
+		}
+		b.note("a", true)
+		if b.led || len(b.files) != 1 {
+			t.Error("a quiet time changes nothing")
+		}
+	})
+}
+
+// event notes the i-th event, of so many files; it is rough when there are none.
+func (b *burst) event(i, files int, complete bool) {
 	if files == 0 {
-		return ""
+		b.noteRough()
+		return
 	}
-	return string(rune('a' + i%files))
+	b.note(string(rune('a'+i%files)), complete)
 }

@@ -89,7 +89,7 @@ func (w *Fsnotify) Watch(ctx context.Context, sets <-chan sdk.WatchSet, report f
 			_, config = w.settings()
 			err = s.reconfigure(config)
 		case <-s.hints.ready:
-			s.note(s.hints.take())
+			err = s.note(s.hints.take())
 		case <-s.burst.timer.C:
 			err = s.flush()
 		}

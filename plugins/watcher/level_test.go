@@ -330,6 +330,7 @@ type silent struct {
 
 func (s *silent) add(string) error   { return s.err }
 func (s *silent) remove(string) bool { return false }
+func (s *silent) exact(string) bool  { return false }
 func (s *silent) close() error       { return nil }
 
 func TestOverflowLooksAtEverything(t *testing.T) {

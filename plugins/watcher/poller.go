@@ -78,6 +78,9 @@ func (p *poller) remove(dir string) bool {
 	return false
 }
 
+// exact is never true: nobody tells the poller.
+func (p *poller) exact(string) bool { return false }
+
 // saw tells what the session saw in a directory. Hints are about differences to just that: a file that goes and comes
 // back between two polls must not be missed when the session looked in between.
 func (p *poller) saw(dir string, names map[string]fs.FileInfo) {

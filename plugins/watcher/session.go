@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tqserver/tqserver/sdk"
@@ -115,54 +114,6 @@ func (s *session) reconfigure(config Config) error {
 	s.rescan(true)
 	s.calm()
 	return s.finish(false)
-}
-
-// note sorts hints by what is to be looked at. What cannot matter does not lengthen the burst.
-func (s *session) note(f found) {
-	if s.scope == nil {
-		return
-	}
-	s.lost = s.lost || f.lost
-	if f.lost || len(f.points) > 0 {
-		s.burst.note("")
-	}
-	for path, op := range f.events {
-		if s.noteEvent(path, op) {
-			s.burst.note(path)
-		}
-	}
-	for path := range f.points {
-		if s.scope.anchor(path) {
-			s.anew[path] = true
-		} else {
-			s.dirty[filepath.Dir(path)], s.forced[path] = true, true
-		}
-	}
-}
-
-// noteEvent takes an event about a path, as far as it is a watched directory or in one.
-func (s *session) noteEvent(path string, op fsnotify.Op) (useful bool) {
-	const structure = fsnotify.Create | fsnotify.Remove | fsnotify.Rename
-	for dir := range s.byReal[path] {
-		useful = true
-		if op&structure != 0 {
-			s.anew[dir] = true
-		} else {
-			s.dirty[dir] = true
-		}
-		s.moved = s.moved || op.Has(fsnotify.Rename)
-	}
-	name := filepath.Base(path)
-	for dir := range s.byReal[filepath.Dir(path)] {
-		file := filepath.Join(dir, name)
-		// A link may lead through a name that is ignored itself: Kubernetes exchanges ..data below the files.
-		if !s.scope.file(file) && !(s.dirs[dir].links && op&structure != 0) {
-			continue
-		}
-		useful = true
-		s.dirty[dir], s.forced[file] = true, true
-	}
-	return useful
 }
 
 // flush ends a burst: it looks where the hints point, and reports the difference, if there is one.

@@ -11,6 +11,7 @@ import (
 type source interface {
 	add(dir string) error
 	remove(dir string) (alive bool) // whether the directory was still watched
+	exact(dir string) bool          // it will tell when a file in the directory is complete
 	close() error                   // ends its goroutines and waits for them
 }
 
@@ -25,6 +26,7 @@ type hints struct {
 // found is a number of hints.
 type found struct {
 	events map[string]fsnotify.Op // real path -> what happened to it
+	done   map[string]bool        // real paths of files that are complete: nobody writes to them any more
 	points map[string]bool        // paths that were watched one by one
 	lost   bool                   // events were: anything may have changed
 }
@@ -34,10 +36,11 @@ func newHints() *hints {
 }
 
 func newFound() found {
-	return found{events: map[string]fsnotify.Op{}, points: map[string]bool{}}
+	return found{events: map[string]fsnotify.Op{}, done: map[string]bool{}, points: map[string]bool{}}
 }
 
 func (h *hints) event(path string, op fsnotify.Op) { h.put(func(f *found) { f.events[path] |= op }) }
+func (h *hints) complete(path string)              { h.put(func(f *found) { f.done[path] = true }) }
 func (h *hints) point(path string)                 { h.put(func(f *found) { f.points[path] = true }) }
 func (h *hints) overflow()                         { h.put(func(f *found) { f.lost = true }) }
 
@@ -62,6 +65,8 @@ func (h *hints) take() found {
 // events is the source of the operating system's events.
 type events struct {
 	watcher *fsnotify.Watcher
+	closes  *closes
+	closing map[string]bool // directories that closes listens to; for the session's goroutine
 	hints   *hints
 	done    sync.WaitGroup
 }
@@ -73,7 +78,7 @@ func openEvents(h *hints) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &events{watcher: w, hints: h}
+	e := &events{watcher: w, closes: openCloses(h), closing: map[string]bool{}, hints: h}
 	e.done.Go(e.pump)
 	return e, nil
 }
@@ -99,11 +104,24 @@ func (e *events) pump() {
 	}
 }
 
-func (e *events) add(dir string) error { return e.watcher.Add(dir) }
+func (e *events) add(dir string) error {
+	if err := e.watcher.Add(dir); err != nil {
+		return err
+	}
+	e.closing[dir] = e.closes.add(dir)
+	return nil
+}
 
-func (e *events) remove(dir string) bool { return e.watcher.Remove(dir) == nil }
+func (e *events) remove(dir string) bool {
+	delete(e.closing, dir)
+	e.closes.remove(dir)
+	return e.watcher.Remove(dir) == nil
+}
+
+func (e *events) exact(dir string) bool { return e.closing[dir] }
 
 func (e *events) close() error {
+	e.closes.close()
 	err := e.watcher.Close()
 	e.done.Wait()
 	if errors.Is(err, fsnotify.ErrClosed) {
