@@ -2,11 +2,8 @@ package kernel
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,37 +42,26 @@ func untilSilent(ctx context.Context, limit time.Duration, heard *atomic.Int64) 
 	return ctx, func() { cancel(nil); watching.Wait() }
 }
 
-// build has a page built, and waits while no builder is up. An error is a fault that is not the page's: the end of
-// ctx, or a builder that fails again and again.
+// build has a page built, and waits while no builder is up, or others are built that are needed more. An error is a
+// fault that is not the page's: the end of ctx, or a builder that fails again and again. Whether the binary is what was
+// built is to be checked still, see proof.
 func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 	job.OutDir = *k.site.releases.Load()
 	files := sourceFiles(k.site.root, job.Source)
 	for attempt := 1; ; attempt++ {
-		sup, heard := k.stages.builderFor(files)
+		sup, shop := k.stages.builderFor(files)
 		if sup == nil {
 			return nil, fmt.Errorf("no builder matches the files of %s (patterns: %s): change plugins.builder", job.Source, k.stages.patterns())
 		}
-		report, limit := &buildReport{}, k.config().Plugins.BuildTimeout
-		err := sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-			ctx, end := untilSilent(ctx, limit, heard)
-			defer end()
-			report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) {
-				heard.Store(time.Now().UnixNano())
-				k.buildEvent(job, report, e)
-			})
-			heard.Store(time.Now().UnixNano())
-			if err != nil && context.Cause(ctx) == errBuildLate {
-				return errBuildLate
-			}
-			return err
-		})
+		limit := k.config().Plugins.BuildTimeout
+		report, err := k.tryBuild(ctx, sup, shop, job, limit)
 		report.at = time.Now()
 		var gone *stage.GoneError
 		switch {
 		case ctx.Err() != nil:
 			return nil, context.Canceled
 		case err == nil:
-			return report, checkArtifact(job.OutDir, report)
+			return report, checkPlace(job.OutDir, report)
 		case errors.Is(err, errBuildLate):
 			return nil, fmt.Errorf("%s plugin %s has said nothing for %v: see `tqserver plugin logs builder`, or raise plugins.defaults.build_timeout_ms", sup.Status().Stage, sup.Status().Name, limit)
 		case attempt == buildAttempts:
@@ -89,6 +75,34 @@ func (k *Kernel) build(ctx context.Context, job sdk.Job) (*buildReport, error) {
 			return nil, context.Canceled
 		}
 	}
+}
+
+// tryBuild has a builder build once, when it is up and it is the page's turn. The report is never nil.
+func (k *Kernel) tryBuild(ctx context.Context, sup *stage.Supervisor, shop *workshop, job sdk.Job, limit time.Duration) (*buildReport, error) {
+	report := &buildReport{}
+	up := func(context.Context, *grpc.ClientConn) error { return nil }
+	if err := sup.Do(ctx, up); err != nil { // who waits for a turn must not keep an instance from being replaced
+		return report, err
+	}
+	leave, err := shop.queue.enter(ctx, func() need { return k.need(job.Page) })
+	if err != nil {
+		return report, err
+	}
+	defer leave()
+	err = sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		ctx, end := untilSilent(ctx, limit, &shop.heard)
+		defer end()
+		report.result, err = sdk.NewBuilder(conn).Build(ctx, job, func(e sdk.Event) {
+			shop.heard.Store(time.Now().UnixNano())
+			k.buildEvent(job, report, e)
+		})
+		shop.heard.Store(time.Now().UnixNano())
+		if err != nil && context.Cause(ctx) == errBuildLate {
+			return errBuildLate
+		}
+		return err
+	})
+	return report, err
 }
 
 // named gives the error of a call the name of the plugin, which the wire does not tell.
@@ -113,8 +127,8 @@ func (k *Kernel) buildEvent(job sdk.Job, report *buildReport, e sdk.Event) {
 	}
 }
 
-// checkArtifact makes sure that what is started is what was built, and lies where only this user can write.
-func checkArtifact(outDir string, report *buildReport) error {
+// checkPlace makes sure that what was built can be started, and lies where only this user can write.
+func checkPlace(outDir string, report *buildReport) error {
 	r := &report.result
 	if !r.OK {
 		return nil
@@ -122,32 +136,13 @@ func checkArtifact(outDir string, report *buildReport) error {
 	if rel, err := filepath.Rel(outDir, r.Artifact); err != nil || !filepath.IsLocal(rel) {
 		return fmt.Errorf("the builder put %s outside of %s", r.Artifact, outDir)
 	}
-	sum, err := fileSum(r.Artifact)
-	switch {
-	case err != nil:
-		return fmt.Errorf("check the built binary: %w", err)
-	case sum != r.SHA256:
-		return fmt.Errorf("check the built binary: %s has the sum %.12s…, the builder said %.12s…", r.Artifact, sum, r.SHA256)
-	case r.Release == "" || !executable(r.Artifact):
+	if r.Release == "" || !executable(r.Artifact) {
 		return fmt.Errorf("check the built binary: %s has no release name or is not executable", r.Artifact)
 	}
 	if len(r.Argv) == 0 {
 		r.Argv = []string{r.Artifact}
 	}
 	return nil
-}
-
-func fileSum(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // sourceFiles lists the files of a directory, relative to the site's root where they are below it, for the patterns

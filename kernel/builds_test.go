@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -103,10 +104,10 @@ func TestArtifactIsCheckedAgainstItsJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	report := &buildReport{result: sdk.Result{OK: true, Release: "r", Artifact: file, SHA256: sum}}
-	if err := checkArtifact(dir, report); err != nil {
+	if err := errors.Join(checkPlace(dir, report), checkSum(report.result)); err != nil {
 		t.Error(err)
 	}
-	if err := checkArtifact(filepath.Join(dir, "other"), report); err == nil || !strings.Contains(err.Error(), "outside of") {
+	if err := checkPlace(filepath.Join(dir, "other"), report); err == nil || !strings.Contains(err.Error(), "outside of") {
 		t.Errorf("artifact elsewhere: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ type release struct {
 	Artifact string            `json:"artifact"`
 	Argv     []string          `json:"argv"`
 	Env      map[string]string `json:"env,omitempty"`
+	proof    *proof            // nil: it needs none
 }
 
 // short is the form of a release's name for people.
@@ -64,6 +65,7 @@ func (p *page) build() {
 		report, err := p.k.build(ctx, job)
 		p.post(func() { p.releaseBuilt(report, err) })
 	})
+	p.k.ports.Reserve(p.name) // for the worker of what is built
 }
 
 func (p *page) releaseBuilt(report *buildReport, err error) {
@@ -92,7 +94,7 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 		return
 	}
 	r := report.result
-	p.deploy(release{ID: r.Release, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env})
+	p.deploy(release{ID: r.Release, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env, proof: p.prove(r)})
 }
 
 func (p *page) buildFailed() {
@@ -194,6 +196,12 @@ func (p *page) startEnded(c *candidate, inst *instance, err error) {
 		return
 	}
 	p.candidate = nil
+	var spoiled *artifactError
+	if errors.As(err, &spoiled) && p.newest(c.release) {
+		p.built.result.OK, p.built.diagnostics = false, []sdk.Diagnostic{{Message: err.Error()}}
+		p.buildFailed()
+		return
+	}
 	if err != nil {
 		p.startFailed(c, err)
 		return

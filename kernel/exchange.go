@@ -126,7 +126,7 @@ func (s *stages) applyBuilders(builders []*builder, o stage.Options) {
 	}
 	s.builders = builders
 	for _, b := range left {
-		delete(s.heard, b.sup)
+		delete(s.shops, b.sup)
 		s.ending.Go(func() { s.lives.end(b.life) }) // its builds may end first
 	}
 }

@@ -22,7 +22,6 @@ import (
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
-	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/kernel/stage"
@@ -50,7 +49,7 @@ type Kernel struct {
 	console  *console
 	log      hclog.InterceptLogger
 	spool    *spool.Spool
-	ports    *port.Pool
+	ports    *ports
 	proxy    *proxy.Proxy
 	stages   *stages
 	attached stage.Attached // plugins that are not to be started
@@ -62,6 +61,8 @@ type Kernel struct {
 	targets    notifier      // the set of workers changed
 	targetSets atomic.Uint64 // sent so far
 	progress   notifier      // the state of a page changed
+
+	watching func(page string) bool // whether somebody looks at a page, and wants to see a change; nil: nobody is known to
 
 	started  time.Time
 	url      string
@@ -111,7 +112,7 @@ func (k *Kernel) open() (err error) {
 	}
 	k.console = newConsole(k.opts.Console, k.opts.Color)
 	k.log = newLogger(k)
-	k.ports = port.NewPool(c.Workers.PortRangeStart, c.Workers.PortRangeEnd)
+	k.ports = newPorts(c.Workers.PortRangeStart, c.Workers.PortRangeEnd)
 	k.good = loadGoodReleases(k.site.path("releases.json"))
 	k.routes, k.files = newRoutes(), newFiles(k)
 	k.proxy = proxy.New(proxy.Options{
@@ -204,6 +205,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "replacer", k.replaceChanged)
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
+	lives.start(base, "traffic", k.sampleTraffic)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
 	k.reloads.Unlock() // all that a reload changes is there
@@ -276,7 +278,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "cleaner", "reloader", "replacer", "watcher", "resolver")
+	lives.end("progress", "traffic", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")

@@ -40,6 +40,10 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 		}
 		return nil, err
 	}
+	if err := r.proof.wait(ctx); err != nil {
+		inst.close(0)
+		return nil, err
+	}
 	if err := inst.stay(ctx, workers.StartupDelay); err != nil {
 		inst.close(workers.ShutdownGracePeriod)
 		return nil, err

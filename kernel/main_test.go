@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tqserver/tqserver/config"
-	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/sdk"
@@ -111,7 +111,7 @@ func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 	t.Cleanup(func() { _ = k.spool.Close() })
 	k.console = newConsole(nil, false)
 	k.log = hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Off})
-	k.ports = port.NewPool(c.Workers.PortRangeStart, c.Workers.PortRangeEnd)
+	k.ports = newPorts(c.Workers.PortRangeStart, c.Workers.PortRangeEnd)
 	k.good = loadGoodReleases(k.site.path("releases.json"))
 	k.routes, k.files = newRoutes(), newFiles(k)
 	k.proxy = proxy.New(proxy.Options{})
@@ -168,8 +168,18 @@ func testRelease(t *testing.T, id, mode string) release {
 
 // builtAs is the report of a build that made r.
 func builtAs(r release, inputs ...sdk.Input) *buildReport {
-	return &buildReport{at: time.Now(), result: sdk.Result{OK: true, Release: r.ID, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env, Inputs: inputs}}
+	return &buildReport{at: time.Now(), result: sdk.Result{OK: true, Release: r.ID, Artifact: r.Artifact, SHA256: selfSum(), Argv: r.Argv, Env: r.Env, Inputs: inputs}}
 }
+
+// selfSum is that of this test binary.
+var selfSum = sync.OnceValue(func() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	sum, _ := fileSum(self)
+	return sum
+})
 
 // serveRelease makes a release live, as a save does.
 func (p *page) serveRelease(t *testing.T, r release) {

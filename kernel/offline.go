@@ -131,6 +131,9 @@ func (k *Kernel) buildAll(ctx context.Context, each func(Built)) error {
 		begun[r.Page] = true
 		work.Go(func() {
 			report, err := k.build(ctx, sdk.Job{Page: r.Page, Dir: r.Dir, Source: r.Source})
+			if err == nil && report.result.OK {
+				err = checkSum(report.result)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

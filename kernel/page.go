@@ -20,6 +20,7 @@ type page struct {
 	name    string
 	backend *proxy.Backend
 	mail    *mailbox
+	traffic traffic
 	work    sync.WaitGroup // what the page started and waits for
 
 	sources atomic.Pointer[sources] // what the last build read
@@ -77,6 +78,7 @@ func (p *page) run() {
 func (p *page) handle() {
 	for _, f := range p.mail.take() {
 		f()
+		p.unreserve()
 		p.publish()
 	}
 }
@@ -102,6 +104,7 @@ func (p *page) takeDown() {
 	for p.work.Wait(); !p.mail.closeEmpty(); p.work.Wait() {
 		p.handle()
 	}
+	p.unreserve()
 }
 
 // endStreams lets streams that would stay open for ever end, before a shutdown waits for them.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
@@ -23,8 +22,8 @@ type stages struct {
 
 	mu       sync.Mutex
 	builders []*builder
-	heard    map[*stage.Supervisor]*atomic.Int64 // of a builder: when there was last an event or a result, in ns
-	count    int                                 // builders so far, for the names of their lives
+	shops    map[*stage.Supervisor]*workshop // of the builders
+	count    int                             // builders so far, for the names of their lives
 	base     context.Context
 	lives    *lives
 	ending   sync.WaitGroup // builders that a reload took out
@@ -144,7 +143,7 @@ func (s *stages) retry() {
 
 // builderFor gives the first builder whose patterns fit a page. One that has patterns is not started, but idle, before
 // it is given out: most sites have no page for it.
-func (s *stages) builderFor(files []string) (sup *stage.Supervisor, heard *atomic.Int64) {
+func (s *stages) builderFor(files []string) (sup *stage.Supervisor, shop *workshop) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.builders {
@@ -152,13 +151,13 @@ func (s *stages) builderFor(files []string) (sup *stage.Supervisor, heard *atomi
 			if b.life == "" && s.lives != nil {
 				s.startBuilder(b)
 			}
-			if s.heard == nil {
-				s.heard = map[*stage.Supervisor]*atomic.Int64{}
+			if s.shops == nil {
+				s.shops = map[*stage.Supervisor]*workshop{}
 			}
-			if s.heard[b.sup] == nil {
-				s.heard[b.sup] = new(atomic.Int64)
+			if s.shops[b.sup] == nil {
+				s.shops[b.sup] = &workshop{}
 			}
-			return b.sup, s.heard[b.sup]
+			return b.sup, s.shops[b.sup]
 		}
 	}
 	return nil, nil
