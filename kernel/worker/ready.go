@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	firstPause   = 2 * time.Millisecond // between two looks at /health, growing to
+	firstPause   = 500 * time.Microsecond // between two looks at /health, growing to
 	longestPause = 50 * time.Millisecond
 	healthLimit  = 2 * time.Second // for one answer of /health
 )
@@ -130,7 +130,7 @@ func (h *health) dial(ctx context.Context, network, addr string) (net.Conn, erro
 
 // poll asks until the answer is 200 or ctx ends.
 func (h *health) poll(ctx context.Context) bool {
-	for pause := firstPause; ; pause = min(pause*3/2, longestPause) {
+	for pause := firstPause; ; pause = min(pause*5/4, longestPause) {
 		if h.ask(ctx) {
 			return true
 		}
