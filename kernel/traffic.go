@@ -18,14 +18,19 @@ const (
 // costs nothing more. Safe for concurrent use.
 type traffic struct {
 	mu     sync.Mutex
-	worker *proxy.Endpoint // seen last; nil: none
-	seen   uint64          // requests of it
+	worker counter // seen last; nil: none
+	seen   uint64  // requests of it
 	at     time.Time
 	recent float64
 }
 
+// counter counts requests from 0.
+type counter interface{ Requests() uint64 }
+
+var _ counter = (*proxy.Endpoint)(nil)
+
 // sample counts what has come since the last time, and gives how many requests came of late.
-func (t *traffic) sample(worker *proxy.Endpoint, now time.Time) float64 {
+func (t *traffic) sample(worker counter, now time.Time) float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.at.IsZero() {
@@ -65,7 +70,7 @@ func (k *Kernel) sampleTraffic(ctx context.Context) error {
 }
 
 func (p *page) recent(now time.Time) float64 {
-	var worker *proxy.Endpoint
+	var worker counter
 	if inst := p.view.Load().current; inst != nil {
 		worker = inst.endpoint
 	}
