@@ -89,6 +89,7 @@ func (k *Kernel) tryBuild(ctx context.Context, sup *stage.Supervisor, shop *work
 		return report, err
 	}
 	defer leave()
+	k.log.Debug("build begins", "page", job.Page)
 	err = sup.Do(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		ctx, end := untilSilent(ctx, limit, &shop.heard)
 		defer end()
