@@ -253,3 +253,30 @@ func TestLateEvent(t *testing.T) {
 		wantReported(t, reported(), file)
 	})
 }
+
+// Where watches are short, the ones that only make things quicker are given up, and everything is found as before.
+func TestForgoingIsSlowerAndRight(t *testing.T) {
+	root := site(t)
+	w := eventful()
+	w.open = func(h *hints) (source, error) {
+		s, err := openEvents(h)
+		if err != nil {
+			return nil, err
+		}
+		e := s.(*events)
+		must(t, e.add(root+"/api"))
+		if !e.exact(root + "/api") {
+			t.Error("nothing would be heard of files that are complete")
+		}
+		e.forgo()
+		if e.exact(root + "/api") {
+			t.Error("files that are complete are still waited for")
+		}
+		return e, nil
+	}
+	r := start(t, w)
+	r.root(root)
+	write(t, root+"/index/main.go", "package main // after a while")
+	write(t, root+"/api/new/main.go", "package main")
+	r.settle(root)
+}

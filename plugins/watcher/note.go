@@ -51,7 +51,7 @@ func (s *session) noteEvent(path string, op fsnotify.Op, done bool) {
 			continue
 		}
 		s.dirty[dir], s.forced[file] = true, true
-		exact := s.dirs[dir].exact
+		exact := s.dirs[dir].source.exact(s.dirs[dir].real)
 		if exact && op&(fsnotify.Remove|fsnotify.Rename) != 0 && !done {
 			s.burst.noteRough() // it may come back
 			continue

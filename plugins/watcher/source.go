@@ -3,6 +3,7 @@ package watcher
 import (
 	"errors"
 	"sync"
+	"syscall"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -104,12 +105,25 @@ func (e *events) pump() {
 	}
 }
 
+// add takes two watches for a directory, or one when there are not enough.
 func (e *events) add(dir string) error {
-	if err := e.watcher.Add(dir); err != nil {
+	err := e.watcher.Add(dir)
+	if errors.Is(err, syscall.ENOSPC) && e.closes != nil {
+		e.forgo()
+		err = e.watcher.Add(dir)
+	}
+	if err != nil {
 		return err
 	}
 	e.closing[dir] = e.closes.add(dir)
 	return nil
+}
+
+// forgo gives up what only makes things quicker.
+func (e *events) forgo() {
+	e.closes.close()
+	e.closes = nil
+	clear(e.closing)
 }
 
 func (e *events) remove(dir string) bool {

@@ -14,7 +14,6 @@ type directory struct {
 	real   string      // path without symlinks, under which it is watched
 	info   fs.FileInfo // tells it from another one at the same path
 	source source
-	exact  bool // one hears when files in it are complete
 	links  bool // has symlinks in it
 }
 
@@ -86,7 +85,7 @@ func (s *session) watch(path string, anew bool) (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.dirs[path] = &directory{real: real, info: info, source: from, exact: from.exact(real)}
+	s.dirs[path] = &directory{real: real, info: info, source: from}
 	if s.byReal[real] == nil {
 		s.byReal[real] = map[string]bool{}
 	}
