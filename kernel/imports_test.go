@@ -15,13 +15,10 @@ const module = "github.com/tqserver/tqserver/"
 // mayImport is the direction of imports: a package may import those of this module that its row names, with what is
 // below them. Leaves of kernel do not import each other; process is what worker and stage share.
 var mayImport = map[string][]string{
-	"config":     nil,
-	"sdk":        {"sdk/proto"},
-	"sdk/proto":  {"sdk/proto"},
-	"sdk/worker": nil,
-
-	"sdk/worker/templates": {"sdk/worker"},
-
+	"config":         nil,
+	"sdk":            {"sdk/proto"},
+	"sdk/proto":      {"sdk/proto"},
+	"sdk/worker":     nil,
 	"sdk/stagetest":  {"sdk", "sdk/proto"},
 	"kernel":         {"config", "sdk", "sdk/proto", "kernel"},
 	"kernel/process": nil,
@@ -35,15 +32,18 @@ var mayImport = map[string][]string{
 	"pages":          {"sdk/worker"},
 	"docs":           {"config"},
 	"cmd":            {"config", "sdk", "sdk/stagetest", "kernel", "kernel/control", "plugins"},
+
+	"sdk/worker/templates": {"sdk/worker"},
 }
 
 // thirdParty is what the kernel and the pages may import from elsewhere; everything else is free.
 var thirdParty = map[string][]string{
 	"kernel": {"github.com/hashicorp/go-hclog", "github.com/hashicorp/go-plugin", "google.golang.org/grpc",
 		"google.golang.org/protobuf", "gopkg.in/yaml.v3", "golang.org/x/sys"},
-	"sdk/worker":           {},
+	"sdk/worker": {},
+	"pages":      {},
+
 	"sdk/worker/templates": {},
-	"pages":                {},
 }
 
 func TestImportsRunOneWay(t *testing.T) {

@@ -46,7 +46,7 @@ type executor interface {
 //
 // Files that no other calls are what pages render: a fault that only shows when they are put together is an error of
 // the set. The others, layouts and partials, may make sense only where they are called, and are put together when they
-// are rendered.
+// are rendered. So is a layout that is not called yet: it calls what is no file and nowhere defined.
 func (s *Set) link(files map[string]*file, old *parsed) (*parsed, error) {
 	p := &parsed{set: s, files: files, definer: map[string][]*file{}, entries: map[string]*entry{}}
 	called := map[string]bool{}
@@ -65,7 +65,7 @@ func (s *Set) link(files map[string]*file, old *parsed) (*parsed, error) {
 			e = before
 		}
 		p.entries[name] = e
-		if called[name] {
+		if called[name] || e.isLayout(s) {
 			continue
 		}
 		if err := e.ready(s, p); err != nil && !slices.ContainsFunc(faults, func(f error) bool { return f.Error() == err.Error() }) {
@@ -126,6 +126,10 @@ func (f *file) called() []string {
 
 func (e *entry) same(other *entry) bool {
 	return e.file == other.file && slices.Equal(e.missing, other.missing) && maps.Equal(e.trees, other.trees)
+}
+
+func (e *entry) isLayout(s *Set) bool {
+	return len(e.missing) > 0 && !slices.ContainsFunc(e.missing, func(m missing) bool { return s.matches(m.name) })
 }
 
 // ready puts the templates of an entry together, once.

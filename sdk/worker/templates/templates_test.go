@@ -107,7 +107,7 @@ func TestFaults(t *testing.T) {
 		"unclosed":    {map[string]string{"a.html": "{{if .}}"}, "a.html", 1, "unexpected EOF"},
 		"function":    {map[string]string{"a.html": "\n\n{{shout .}}"}, "a.html", 3, `function "shout" not defined`},
 		"call":        {map[string]string{"a.html": "\n{{if .}}{{else}}{{range .}}{{with .}}{{template \"b.html\"}}{{end}}{{end}}{{end}}"}, "a.html", 2, `template "b.html" is neither a file nor defined`},
-		"call in two": {map[string]string{"a.html": `{{template "b.html"}}`, "b.html": "\n{{template \"c\"}}"}, "b.html", 2, `template "c" is neither`},
+		"call in two": {map[string]string{"a.html": `{{template "b.html"}}`, "b.html": "\n{{template \"x/c.html\"}}"}, "b.html", 2, `template "x/c.html" is neither`},
 		"context":     {map[string]string{"a.html": "<p>\n{{if .}}<a href='{{end}}'>"}, "a.html", 2, "branches end in different contexts"},
 		"open end":    {map[string]string{"a.html": "<p>\n<a href='"}, "a.html", 0, "it ends within a tag"},
 		"called":      {map[string]string{"a.html": `{{template "b.html"}}`, "b.html": "<p>\n<script>{{if .}}\"{{end}}</script>"}, "b.html", 2, "branches end in different contexts"},
@@ -137,7 +137,7 @@ func TestFaultsOfSeveralFiles(t *testing.T) {
 	if !ok || len(joined.Unwrap()) != 2 {
 		t.Errorf("got %v", err)
 	}
-	files := map[string]string{"bad.html": `{{template "nope"}}`}
+	files := map[string]string{"bad.html": `{{template "nope.html"}}`}
 	for _, name := range []string{"a", "b", "c"} {
 		files[name+".html"] = `{{template "bad.html"}}`
 	}
@@ -155,6 +155,22 @@ func TestPartialsOfAnyContext(t *testing.T) {
 	want(t, s, "page.html", "</script>", `<script>var x = "\u003c/script\u003e";</script>`)
 	if err := s.Execute(io.Discard, "head.html", nil); err == nil || !strings.Contains(err.Error(), "head.html: it ends within a tag") {
 		t.Errorf("half a page is rendered: %v", err)
+	}
+}
+
+// A layout that no page calls, as yet or any more, is no fault of the set.
+func TestLayoutWithoutAPage(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"nobody defines its blocks": {"layout.html": `<a href="{{template "content" .}}">`, "a.html": "A"},
+		"several do":                {"layout.html": `{{template "content" .}}`, "b.html": `{{define "content"}}{{end}}`, "c.html": `{{define "content"}}{{end}}`, "a.html": "A"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := mustNew(t, tree(t, files))
+			want(t, s, "a.html", nil, "A")
+			if err := s.Execute(io.Discard, "layout.html", nil); err == nil || !strings.Contains(err.Error(), `layout.html:1: template "content" is`) {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 
