@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -319,6 +320,28 @@ func TestRenderWhileParsing(t *testing.T) {
 	}
 	stop.Store(true)
 	readers.Wait()
+}
+
+// Pages that render HTML link html/template anyway; nothing more is to be linked for this package.
+func TestImports(t *testing.T) {
+	known := map[string]bool{}
+	for _, path := range deps(t, "html/template", "net/http", "os/signal") {
+		known[path] = true
+	}
+	for _, path := range deps(t, ".") {
+		if !known[path] && !strings.HasPrefix(path, "github.com/tqserver/tqserver/sdk/worker") {
+			t.Errorf("imports %s", path)
+		}
+	}
+}
+
+func deps(t *testing.T, packages ...string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps"}, packages...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
 }
 
 // BenchmarkParseAgain is the worst edit: that of a layout that all of 100 pages use.
