@@ -181,6 +181,9 @@ func (k *Kernel) watchChanged() {
 func (k *Kernel) filesChanged(ctx context.Context, work *sync.WaitGroup, c sdk.ChangeSet) {
 	at := time.Now()
 	news, first := k.files.learn(c)
+	if c.Rescan && !first {
+		k.rescanAssets()
+	}
 	if len(news) == 0 {
 		return
 	}
@@ -245,6 +248,7 @@ func (k *Kernel) dispatch(changes []sdk.Change, at time.Time, first bool) {
 // filesChanged builds the page if a change concerns it. Whether it does is not known of what a build under way may be
 // the first to read: that is looked at again when the build has ended.
 func (p *page) filesChanged(changes []sdk.Change, at time.Time) {
+	p.assetsChanged(changes)
 	if p.concerned(changes) {
 		p.changed(at)
 	} else if p.building != nil {

@@ -219,6 +219,7 @@ func (p *page) swap(c *candidate, inst *instance) {
 		p.retire(old)
 	}
 	p.live(c, inst)
+	p.assetsSwapped()
 	p.good = inst.release
 	p.k.good.set(p.name, inst.release)
 	p.renew() // the configuration may have changed while it started
@@ -274,6 +275,7 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
 	p.k.log.Error(text, "page", p.name, "why", string(c.why))
+	p.assets.unstarted = c.release.ID
 	if p.newest(c.release) {
 		p.stale = text
 	} else {

@@ -32,6 +32,8 @@ var mayImport = map[string][]string{
 	"pages":          {"sdk/worker"},
 	"docs":           {"config"},
 	"cmd":            {"config", "sdk", "sdk/stagetest", "kernel", "kernel/control", "plugins"},
+
+	"sdk/worker/templates": {"sdk/worker"},
 }
 
 // thirdParty is what the kernel and the pages may import from elsewhere; everything else is free.
@@ -40,6 +42,8 @@ var thirdParty = map[string][]string{
 		"google.golang.org/protobuf", "gopkg.in/yaml.v3", "golang.org/x/sys"},
 	"sdk/worker": {},
 	"pages":      {},
+
+	"sdk/worker/templates": {},
 }
 
 func TestImportsRunOneWay(t *testing.T) {

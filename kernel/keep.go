@@ -30,6 +30,7 @@ type instance struct {
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
 	suspect  bool                   // took no connection; owned by the page's goroutine
 	spent    bool                   // has served its max_requests; owned by the page's goroutine
+	faults   []sdk.Diagnostic       // of files that it reads while it runs; owned by the page's goroutine
 }
 
 const (

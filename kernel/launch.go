@@ -26,7 +26,7 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 	}
 	workers := p.k.config().Workers
 	inst := &instance{id: id, release: r, route: route, settings: settings, lease: lease}
-	inst.worker, err = worker.Start(p.spec(inst, workers))
+	inst.worker, err = p.assets.start(p.spec(inst, workers))
 	if err != nil {
 		lease.Release()
 		return nil, fmt.Errorf("start worker: %w", err)
@@ -61,6 +61,7 @@ func (p *page) spec(inst *instance, workers config.Workers) worker.Spec {
 		ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, Grace: workers.ShutdownGracePeriod,
 		LogFile: p.logFile(s, time.Now()),
 		Output:  p.output(inst),
+		Updated: func(u worker.Update) { p.post(func() { p.updated(inst, u) }) },
 	}
 }
 

@@ -57,7 +57,8 @@ func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sd
 	return sdk.Result{}, ctx.Err()
 }
 
-// beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready.
+// beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready,
+// "reader" wants to know of changed files.
 func beWorker(mode string) {
 	switch mode {
 	case "fail":
@@ -65,6 +66,8 @@ func beWorker(mode string) {
 		os.Exit(3)
 	case "mute":
 		time.Sleep(time.Hour)
+	case "reader":
+		beReader()
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("TQ_PORT"))
 	if err != nil {

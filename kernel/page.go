@@ -45,6 +45,7 @@ type page struct {
 	failures  int                // starts or short lives in a row
 	crashes   int
 	started   int // workers, for their IDs
+	assets    assets
 }
 
 // newPage makes a page that runs until ctx ends.

@@ -75,7 +75,7 @@ func (k *Kernel) rescan(ctx context.Context) {
 	k.routes.resolved(ctx, revision)
 	k.files.forget()
 	for _, p := range k.routes.list() {
-		p.post(func() { p.changed(time.Now()) })
+		p.post(func() { p.rescanAssets(); p.changed(time.Now()) })
 	}
 }
 

@@ -30,7 +30,7 @@ func (v *view) instances() []*instance {
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
 	v := &view{current: p.current, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.trouble(), Crashes: p.crashes}}
+		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Update: p.assets.update}}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
@@ -73,7 +73,7 @@ func (p *page) state() string {
 
 // trouble is all that is wrong with the page.
 func (p *page) trouble() string {
-	return strings.Join(slices.DeleteFunc([]string{p.stale, p.problem}, func(s string) bool { return s == "" }), "\n")
+	return strings.Join(slices.DeleteFunc([]string{p.stale, p.problem, p.misread()}, func(s string) bool { return s == "" }), "\n")
 }
 
 // Status is a snapshot of everything.

@@ -6,5 +6,6 @@ import "embed"
 // ("worker/runtime.go" and so on), without its tests. Written next to a site, it
 // lets the site's pages build without a network.
 //
-//go:embed worker/env.go worker/flight.go worker/health.go worker/ready.go worker/runtime.go
+//go:embed worker/change.go worker/env.go worker/flight.go worker/health.go worker/ready.go worker/runtime.go
+//go:embed worker/templates/link.go worker/templates/parse.go worker/templates/templates.go
 var WorkerSource embed.FS

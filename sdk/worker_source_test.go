@@ -38,11 +38,12 @@ func TestSiteBuildsOffline(t *testing.T) {
 }
 
 func TestWorkerSourceIsComplete(t *testing.T) {
-	sources, err := filepath.Glob("worker/*.go")
-	if err != nil || len(sources) == 0 {
-		t.Fatalf("find sources: %v, %v", sources, err)
+	sources, _ := filepath.Glob("worker/*.go")
+	templates, _ := filepath.Glob("worker/templates/*.go")
+	if len(sources) == 0 || len(templates) == 0 {
+		t.Fatalf("find sources: %v, %v", sources, templates)
 	}
-	for _, source := range sources {
+	for _, source := range append(sources, templates...) {
 		want, err := os.ReadFile(source)
 		if err != nil {
 			t.Fatal(err)

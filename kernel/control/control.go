@@ -71,6 +71,17 @@ type Page struct {
 	Build   *Build   `json:"build,omitempty"`   // the last one that ended
 	Error   string   `json:"error,omitempty"`   // why the newest source is not live, or no worker runs
 	Crashes int      `json:"crashes,omitempty"` // of workers, since the start of the kernel
+	Update  *Update  `json:"update,omitempty"`  // the last time that the page took changed files without a build
+}
+
+// Update is how a worker took changed files, such as templates.
+type Update struct {
+	At          time.Time        `json:"at"`
+	Worker      string           `json:"worker"`
+	OK          bool             `json:"ok"`
+	Files       int              `json:"files"` // 0: all, because it was not known which have changed
+	DurationUS  int64            `json:"duration_us"`
+	Diagnostics []sdk.Diagnostic `json:"diagnostics,omitempty"` // the page serves on with what it had before
 }
 
 // Worker is one process.

@@ -55,6 +55,10 @@ var roles = map[string]func(){
 	"shapes":   func() { fmt.Print(strings.Join(shapes, "\n")) },
 	"report":   report,
 	"middle":   middle,
+	"page":     page,
+	"old":      oldPage,
+	"deaf":     func() { talk("1watch \"/p\"\n"); forever() },
+	"chatter":  chatter,
 }
 
 func forever() { select {} }

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -101,22 +100,13 @@ func (w *Worker) readAll(p *pipes) <-chan struct{} {
 	var readers sync.WaitGroup
 	readers.Go(func() { w.readLines(Stdout, p.stdout.r) })
 	readers.Go(func() { w.readLines(Stderr, p.stderr.r) })
-	readers.Go(func() { w.awaitByte(p.ready.r) })
+	readers.Go(func() { w.listen(p.ready.r) })
 	ended := make(chan struct{})
 	go func() {
 		readers.Wait()
 		close(ended)
 	}()
 	return ended
-}
-
-// awaitByte reads on after the byte: a program that writes more must not be hit by a closed pipe.
-func (w *Worker) awaitByte(ready *os.File) {
-	if n, _ := ready.Read(make([]byte, 1)); n == 1 {
-		close(w.said)
-		io.Copy(io.Discard, ready)
-	}
-	ready.Close()
 }
 
 // ending says in words how the process has ended.

@@ -70,6 +70,10 @@ type Spec struct {
 	// keep it. It is called by one goroutine for each stream, so never concurrently for one. Lines of more
 	// than 64 KiB come in pieces. While it blocks, a worker that prints is held up; it must return in the end.
 	Output func(stream Stream, t time.Time, line []byte)
+
+	// Updated, unless nil, gets what the program has answered to Tell. It is called for one answer at a time, must not
+	// block, and must not call Tell.
+	Updated func(Update)
 }
 
 // Worker is a started worker. Its methods are safe for concurrent use.
@@ -80,7 +84,8 @@ type Worker struct {
 	started time.Time
 	tail    tail
 
-	ready     *os.File      // the kernel's end: Retire writes to it
+	ready     *os.File // the kernel's end: Retire and Tell write to it
+	news      news
 	said      chan struct{} // closed by the byte that says ready
 	done      chan struct{} // closed when the process has ended
 	delivered chan struct{} // closed when no goroutine of the worker is left
@@ -123,9 +128,10 @@ func Start(spec Spec) (*Worker, error) {
 }
 
 // Retire tells a worker that uses the SDK that it gets no further requests, so that handlers that would stay open for
-// ever (server-sent events, WebSockets) can end. Requests in flight go on; other programs do not notice.
+// ever (server-sent events, WebSockets) can end. Requests in flight go on; other programs do not notice. It does not
+// block.
 func (w *Worker) Retire() {
-	_, _ = w.ready.Write([]byte{'0'}) // a worker that has closed its end does not listen
+	w.say("0") // a worker that has closed its end does not listen
 }
 
 // ID returns the ID of the Spec.

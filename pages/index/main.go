@@ -2,9 +2,6 @@
 package main
 
 import (
-	"bytes"
-	"embed"
-	"html/template"
 	"log"
 	"net/http"
 	"os"
@@ -13,17 +10,12 @@ import (
 	"time"
 
 	"github.com/tqserver/tqserver/sdk/worker"
+	"github.com/tqserver/tqserver/sdk/worker/templates"
 )
 
 const greeting = "It is live."
 
-//go:embed index.html style.css icon.svg
-var files embed.FS
-
-var (
-	layout  = template.Must(template.ParseFS(files, "index.html"))
-	started = time.Now()
-)
+var started = time.Now()
 
 const policy = "default-src 'none'; style-src 'self'; img-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,24 +39,29 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := runtime.StartServer(handler(runtime)); err != nil {
+	layout, err := templates.New(runtime, templates.Dir(".", "index.html"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := runtime.StartServer(handler(runtime, layout)); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// handler also gets every path that belongs to no other page.
-func handler(runtime *worker.Runtime) http.Handler {
+// handler also gets every path that belongs to no other page. Nothing that it serves is part of the program: saving
+// index.html, style.css or icon.svg needs no build.
+func handler(runtime *worker.Runtime, layout *templates.Set) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /style.css", fresh(http.FileServerFS(files)))
-	mux.Handle("GET /icon.svg", fresh(http.FileServerFS(files)))
+	mux.Handle("GET /style.css", file(runtime, "style.css"))
+	mux.Handle("GET /icon.svg", file(runtime, "icon.svg"))
 	mux.Handle("GET /favicon.ico", http.RedirectHandler("/icon.svg", http.StatusFound)) // of pages that name no icon
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		render(w, http.StatusOK, look(runtime))
+		render(w, layout, http.StatusOK, look(runtime))
 	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		v := look(runtime)
 		v.Missing = r.URL.Path
-		render(w, http.StatusNotFound, v)
+		render(w, layout, http.StatusNotFound, v)
 	})
 	return mux
 }
@@ -106,27 +103,21 @@ func locate(dir string) (source, site string) {
 	return filepath.Base(dir), filepath.Dir(dir)
 }
 
-func render(w http.ResponseWriter, status int, v view) {
-	var page bytes.Buffer
-	if err := layout.Execute(&page, v); err != nil {
-		log.Printf("render index.html: %v", err)
-		http.Error(w, "The page could not be rendered.", http.StatusInternalServerError)
-		return
-	}
+func render(w http.ResponseWriter, layout *templates.Set, status int, v view) {
 	header := w.Header()
-	header.Set("Content-Type", "text/html; charset=utf-8")
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	w.Write(page.Bytes())
+	layout.RenderStatus(w, status, "index.html", v)
 }
 
-// fresh makes browsers ask again, as the files change with every release.
-func fresh(next http.Handler) http.Handler {
+// file serves one file of the page. Browsers ask again each time, as it may have been saved.
+func file(runtime *worker.Runtime, name string) http.Handler {
+	source, site := locate(runtime.PageDir)
+	path := filepath.Join(site, source, name)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-cache")
-		next.ServeHTTP(w, r)
+		http.ServeFile(w, r, path)
 	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,12 +12,24 @@ import (
 	"testing"
 
 	"github.com/tqserver/tqserver/sdk/worker"
+	"github.com/tqserver/tqserver/sdk/worker/templates"
 )
 
-// site makes a pages directory and returns a runtime for its index page.
+// site makes a pages directory and returns a runtime for its index page, which has the files of this one.
 func site(t *testing.T, files map[string]string) *worker.Runtime {
 	t.Helper()
 	root := t.TempDir()
+	files = maps.Clone(files)
+	if files == nil {
+		files = map[string]string{}
+	}
+	for _, name := range []string{"index.html", "style.css", "icon.svg"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files["index/"+name] = string(text)
+	}
 	for name, text := range files {
 		path := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -31,8 +44,17 @@ func site(t *testing.T, files map[string]string) *worker.Runtime {
 
 func get(t *testing.T, runtime *worker.Runtime, path string) *httptest.ResponseRecorder {
 	t.Helper()
+	return ask(t, runtime, "GET", path)
+}
+
+func ask(t *testing.T, runtime *worker.Runtime, method, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	layout, err := templates.New(runtime, templates.Dir("."))
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := httptest.NewRecorder()
-	handler(runtime).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	handler(runtime, layout).ServeHTTP(w, httptest.NewRequest(method, path, nil))
 	return w
 }
 
@@ -68,9 +90,7 @@ func TestUnknownPath(t *testing.T) {
 	if w.Code != http.StatusNotFound || !strings.Contains(body, "/nope/&lt;script&gt;") || !strings.Contains(body, `href="/blog"`) {
 		t.Errorf("unknown path = %d, want 404 with the path and the pages that exist\n%s", w.Code, body)
 	}
-	w = httptest.NewRecorder()
-	handler(runtime).ServeHTTP(w, httptest.NewRequest("POST", "/", nil))
-	if w.Code != http.StatusMethodNotAllowed {
+	if w = ask(t, runtime, "POST", "/"); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST / = %d, want 405", w.Code)
 	}
 }

@@ -37,25 +37,23 @@ func isPipe(fd int) bool {
 	return kind == syscall.S_IFIFO || kind == syscall.S_IFSOCK
 }
 
-// announce writes the one byte that the kernel waits for. A byte that comes
-// back, later, says that the worker gets no further requests: Done is closed.
-// The result ends the waiting for it.
+// announce writes the byte that the kernel waits for, and which changes the page
+// wants to know of; see changes. A byte '0' that comes back, later, says that the
+// worker gets no further requests: Done is closed. The result ends the listening.
 func (r *Runtime) announce() (release func(), err error) {
 	if r.ready == nil {
 		return func() {}, nil
 	}
 	pipe := r.ready
 	r.ready = nil
-	if _, err := pipe.Write([]byte{'1'}); err != nil {
+	if err := r.changes.begin(pipe); err != nil {
 		pipe.Close()
 		return nil, fmt.Errorf("worker: tell tqserver that page %s is ready: %w", r.Route, err)
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if n, _ := pipe.Read(make([]byte, 1)); n == 1 {
-			r.stop()
-		}
+		r.changes.listen(pipe, r.stop)
 	}()
 	return func() { pipe.Close(); <-ended }, nil
 }

@@ -54,6 +54,7 @@ type Runtime struct {
 	ready    *os.File // the kernel's readiness pipe; nil without one
 	requests atomic.Int64
 	flight   flight
+	changes  changes
 
 	doneOnce, stopOnce sync.Once
 	done               chan struct{}
