@@ -73,6 +73,7 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 		return b.failed(b.spaceFirst(b.plan.diagnostics)...), false, nil
 	}
 	if r, ok := b.cached(); ok {
+		b.afterwards(true)
 		return r, false, nil
 	}
 	b.event(sdk.Event{Step: "compile"})
@@ -83,6 +84,9 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 	}
 	defer b.removeTemp(temp)
 	fault, err := b.compile(ctx, temp)
+	if errors.Is(err, errChanged) {
+		return sdk.Result{}, true, nil
+	}
 	if err != nil {
 		return sdk.Result{}, false, err
 	}
@@ -93,12 +97,18 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 		return b.failed(b.spaceFirst(fault)...), false, nil
 	}
 	result, err = b.commit(temp, time.Since(start))
+	if err == nil {
+		b.afterwards(false)
+	}
 	return result, false, err
 }
 
 // resolve finds the files and their digests, with the plan of the build before if it still holds. It is not sure of
 // them when they changed while the go command listed them.
 func (b *build) resolve(ctx context.Context) (sure bool, err error) {
+	if b.src.fast.turned() {
+		b.src.plan = nil
+	}
 	if b.plan = b.src.plan; b.plan != nil {
 		b.scan()
 		if b.state.shape == b.plan.shape {
@@ -148,8 +158,22 @@ func (b *build) changed(temp string) bool {
 // small page's build, for a heap that stays in proportion to what they use.
 const toolGC = "400"
 
-// compile runs go build. The fault is what is wrong with the source.
+// compile builds the page on the fast lane, or with the go command. The fault is what is wrong with the source;
+// errChanged says that files changed meanwhile.
 func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
+	l := b.lane()
+	if l == nil {
+		return b.goBuild(ctx, temp)
+	}
+	if fault, err = b.fast(ctx, l, temp); errors.Is(err, errSlow) {
+		b.missed(err)
+		return b.goBuild(ctx, temp)
+	}
+	return fault, err
+}
+
+// goBuild runs go build.
+func (b *build) goBuild(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
 	path, err := b.config.goPath()
 	if err != nil {
 		return nil, err

@@ -169,6 +169,7 @@ func TestNoGoCommand(t *testing.T) {
 func TestBodyEditRunsNoGoList(t *testing.T) {
 	s := newSite(t, "pages/a/main.go", program(`"one"`))
 	dir := s.wrapper(`echo "$1" >>"$dir/calls"; exec "$go" "$@"`)
+	s.configure(func(c *GoConfig) { c.Go, c.Fast = filepath.Join(dir, "go"), "off" })
 	calls := func() string {
 		t.Helper()
 		text, err := os.ReadFile(filepath.Join(dir, "calls"))
