@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +22,8 @@ const (
 type fast struct {
 	mu      sync.Mutex
 	lanes   []*lane // the newest last
-	pending bool    // something is to be done in the background
+	pending bool    // something is done in the background
+	next    *build  // the newest one that leaves something to do there
 	refused string  // plan that has no lane
 	off     bool    // the lane made something else than the go command
 	stale   bool    // the toolchain is another one
@@ -65,7 +67,10 @@ func (b *build) lane() *lane {
 	if b.config.Fast == "off" || f.off {
 		return nil
 	}
-	key := b.laneKey()
+	return f.lane(b.laneKey())
+}
+
+func (f *fast) lane(key string) *lane {
 	for _, l := range f.lanes {
 		if l.key == key {
 			return l
@@ -89,12 +94,7 @@ func (b *build) missed(why error) {
 
 // drop forgets a lane: it is prepared anew.
 func (f *fast) drop(key string) {
-	for i, l := range f.lanes {
-		if l.key == key {
-			f.lanes = append(f.lanes[:i:i], f.lanes[i+1:]...)
-			return
-		}
-	}
+	f.lanes = slices.DeleteFunc(f.lanes, func(l *lane) bool { return l.key == key })
 }
 
 // keep takes note of a build on the lane, for the next check, and lets the archives go that it replaces.
@@ -117,40 +117,64 @@ func (t built) main() string { return t.local[t.lane.units[len(t.lane.units)-1].
 // afterwards has done in the background what a good build leaves to do: the lane of its plan is prepared, or what came
 // from the lane is compared with what the go command makes.
 func (b *build) afterwards(cached bool) {
+	if cached && b.sourceCount() > ahead {
+		return
+	}
 	f := &b.src.fast
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := b.laneKey()
-	ready := false
-	for _, l := range f.lanes {
-		ready = ready || l.key == key
-	}
-	every := time.Duration(b.config.CheckMinutes) * time.Minute
-	due := ready && f.built.release == b.state.release && every > 0 && (f.checked.IsZero() || time.Since(f.checked) > every)
-	if b.config.Fast == "off" || f.off || f.pending || f.refused == key || ready && !due || cached && (ready || b.sourceCount() > ahead) {
+	later := b.silent()
+	later.plan, later.state = b.plan, b.state
+	if later.todo() == nil {
 		return
 	}
-	f.pending = true
-	later, p, s := b.silent(), b.plan, b.state
-	later.plan, later.state = p, s
-	b.lanes.background.do(b.busy, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, backLimit)
-		defer cancel()
-		if ready {
-			later.check(ctx)
-		} else {
-			later.ready(ctx, key)
-		}
-		later.lanes.store(later.job.OutDir).sweep()
+	f.next = later
+	if !f.pending {
+		f.pending = true
+		b.lanes.background.do(b.busy, later.catchUp)
+	}
+}
+
+// catchUp does what the newest build leaves to do, until there is nothing.
+func (b *build) catchUp(ctx context.Context) {
+	f := &b.src.fast
+	for {
 		f.mu.Lock()
-		f.pending = false
+		var work func(context.Context)
+		if next := f.next; next != nil && ctx.Err() == nil {
+			work = next.todo()
+		}
+		f.next, f.pending = nil, work != nil
 		f.mu.Unlock()
-	})
+		if work == nil {
+			b.lanes.store(b.job.OutDir).sweep()
+			return
+		}
+		limited, cancel := context.WithTimeout(ctx, backLimit)
+		work(limited)
+		cancel()
+	}
+}
+
+// todo gives what is to be done after a build, nil for nothing. It is called with the lock of the source's fast.
+func (b *build) todo() func(context.Context) {
+	f, key := &b.src.fast, b.laneKey()
+	if b.config.Fast == "off" || f.off || f.refused == key {
+		return nil
+	}
+	if f.lane(key) == nil {
+		return b.ready
+	}
+	every := time.Duration(b.config.CheckMinutes) * time.Minute
+	if f.built.release == b.state.release && every > 0 && (f.checked.IsZero() || time.Since(f.checked) > every) {
+		return b.check
+	}
+	return nil
 }
 
 // ready prepares the lane of the plan.
-func (b *build) ready(ctx context.Context, key string) {
-	start := time.Now()
+func (b *build) ready(ctx context.Context) {
+	start, key := time.Now(), b.laneKey()
 	l, err := b.prepare(ctx, b.plan, b.state.files)
 	f := &b.src.fast
 	f.mu.Lock()

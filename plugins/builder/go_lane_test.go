@@ -25,7 +25,11 @@ func newLaneSite(t *testing.T, files ...string) *site {
 // settle waits until nothing is done in the background for a page.
 func (s *site) settle(page string) {
 	s.t.Helper()
-	f := &s.source(page).fast
+	src := s.source(page)
+	if src == nil {
+		return
+	}
+	f := &src.fast
 	eventually(s.t, "the background work for "+page+" is done", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()

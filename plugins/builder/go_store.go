@@ -68,13 +68,24 @@ func (s *store) adopt(archive, name string) (string, error) {
 			return "", fmt.Errorf("read an archive: %w", err)
 		}
 	}
-	if s.has(name) || os.Link(archive, s.path(name)) == nil {
+	if sameSize(archive, s.path(name)) {
 		return name, nil
 	}
-	if err := copyArchive(archive, s.dir, name); err != nil && !s.has(name) {
+	linked := s.path(fmt.Sprintf("new-%s-%d", name, os.Getpid()))
+	defer os.Remove(linked)
+	if os.Link(archive, linked) == nil && os.Rename(linked, s.path(name)) == nil {
+		return name, nil
+	}
+	if err := copyArchive(archive, s.dir, name); err != nil {
 		return "", fmt.Errorf("copy an archive: %w", err)
 	}
 	return name, nil
+}
+
+func sameSize(one, other string) bool {
+	a, err := os.Stat(one)
+	b, e := os.Stat(other)
+	return err == nil && e == nil && a.Size() == b.Size()
 }
 
 // cacheName is how the go command's cache names a file: by its content.
