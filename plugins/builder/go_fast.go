@@ -147,7 +147,7 @@ func (b *build) catchUp(ctx context.Context) {
 		f.next, f.pending = nil, work != nil
 		f.mu.Unlock()
 		if work == nil {
-			b.lanes.store(b.job.OutDir).sweep()
+			b.lanes.store(b.job.OutDir).sweep(time.Now())
 			return
 		}
 		limited, cancel := context.WithTimeout(ctx, backLimit)

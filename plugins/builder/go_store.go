@@ -224,13 +224,13 @@ func (s *store) hold(source string, names map[string]bool, gone ...string) {
 }
 
 // sweep removes the files that nobody holds, now and then.
-func (s *store) sweep() {
+func (s *store) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.swept) < sweepEvery {
+	if now.Sub(s.swept) < sweepEvery {
 		return
 	}
-	s.swept = time.Now()
+	s.swept = now
 	used := map[string]bool{}
 	for _, names := range s.held {
 		maps.Copy(used, names)
@@ -241,7 +241,7 @@ func (s *store) sweep() {
 		if err != nil || used[e.Name()] {
 			continue
 		}
-		if _, changed := inode(info); time.Since(changed) > storeKeep {
+		if _, changed := inode(info); now.Sub(changed) > storeKeep {
 			os.Remove(s.path(e.Name()))
 			delete(s.exports, e.Name())
 		}

@@ -169,15 +169,23 @@ func (s *site) wrapper(script string) (dir string) {
 		s.t.Fatal(err)
 	}
 	dir = s.t.TempDir()
-	text := fmt.Sprintf("#!/bin/sh\ngo='%s'\ndir='%s'\n%s\n", real, dir, script)
-	write := exec.CommandContext(s.t.Context(), "sh", "-c", `cat >"$1" && chmod +x "$1"`, "sh", filepath.Join(dir, "go"))
-	write.Stdin = strings.NewReader(text) // by a child: a file that we write is "busy" while another test forks
-	if out, err := write.CombinedOutput(); err != nil {
-		s.t.Fatalf("%v: %s", err, out)
-	}
+	s.script(filepath.Join(dir, "go"), fmt.Sprintf("go='%s'\ndir='%s'\n%s", real, dir, script))
 	s.configure(func(c *GoConfig) { c.Go = filepath.Join(dir, "go") })
 	return dir
 }
+
+// script writes a program.
+func (s *site) script(path, text string) string {
+	s.t.Helper()
+	write := exec.CommandContext(s.t.Context(), "sh", "-c", `cat >"$1" && chmod +x "$1"`, "sh", path)
+	write.Stdin = strings.NewReader("#!/bin/sh\n" + text + "\n") // by a child: a file that we write is "busy" while another test forks
+	if out, err := write.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
+func (s *site) ignore(sdk.Event) {}
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
