@@ -20,6 +20,9 @@ type GoConfig struct {
 	Ldflags   string   `tq:"ldflags" doc:"further flags for the linker"`
 	Tags      []string `tq:"tags" doc:"build tags"`
 	Flags     []string `tq:"flags" doc:"further flags for go build, each with its value: -gcflags=all=-N"`
+
+	Fast         string `tq:"fast,default=auto,oneof=auto|off" doc:"auto: call compiler and linker directly where that makes the same; off: always the go command"`
+	CheckMinutes int    `tq:"check_minutes,default=10,min=0" doc:"least time between two checks of a page that both ways make the same; 0: none"`
 }
 
 // ownFlags are the flags that the builder sets itself, or that turn go build into something else.
@@ -44,7 +47,13 @@ func (c GoConfig) Validate() error {
 //
 // Between two builds it keeps, for each source, which files the build reads, so that a save that leaves the imports
 // alone costs one `go build` and nothing else. All of that can be found again: a new Go does not know less.
-type Go struct{ jobs[GoConfig] }
+//
+// A save that leaves the plan of a build alone is not built by the go command, but by the compiler and the linker
+// themselves: see lane. What that takes is prepared in the background after a build, and ends with Drain.
+type Go struct {
+	jobs[GoConfig]
+	lanes lanes
+}
 
 var (
 	_ sdk.Builder = (*Go)(nil)
@@ -54,8 +63,8 @@ var (
 
 // NewGo gives a builder with the default configuration.
 func NewGo() *Go {
-	g := &Go{newJobs[GoConfig](".tmp-")}
-	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto"})
+	g := &Go{jobs: newJobs[GoConfig](".tmp-"), lanes: lanes{background: background{quiet: quietTime}, temps: temps{prefix: ".go-back-"}}}
+	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", CheckMinutes: 10})
 	return g
 }
 
@@ -78,6 +87,13 @@ func (g *Go) Configure(_ context.Context, c GoConfig) error {
 // and for one of the parallel slots first; timeout_ms counts from then.
 func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk.Result, error) {
 	return g.run(ctx, job, event, func(t task[GoConfig]) attempt { return &build{Go: g, task: t} })
+}
+
+// Drain takes no new builds, ends what is done in the background, and waits for the builds that run, or for ctx.
+func (g *Go) Drain(ctx context.Context) error {
+	err := g.jobs.Drain(ctx)
+	g.lanes.background.stop()
+	return err
 }
 
 // listFlags are the flags that go list and go build share.

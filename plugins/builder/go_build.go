@@ -73,6 +73,7 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 		return b.failed(b.spaceFirst(b.plan.diagnostics)...), false, nil
 	}
 	if r, ok := b.cached(); ok {
+		b.afterwards(true)
 		return r, false, nil
 	}
 	b.event(sdk.Event{Step: "compile"})
@@ -83,22 +84,33 @@ func (b *build) round(ctx context.Context, last bool) (result sdk.Result, again 
 	}
 	defer b.removeTemp(temp)
 	fault, err := b.compile(ctx, temp)
+	if errors.Is(err, errChanged) {
+		return sdk.Result{}, true, nil
+	}
 	if err != nil {
 		return sdk.Result{}, false, err
 	}
-	if b.changed(temp) {
+	sum := sumOf(filepath.Join(temp, "release", binaryName)) // beside the reading of the source
+	changed, sums := b.changed(temp), sum()
+	if changed {
 		return sdk.Result{}, true, nil
 	}
 	if len(fault) > 0 {
 		return b.failed(b.spaceFirst(fault)...), false, nil
 	}
-	result, err = b.commit(temp, time.Since(start))
+	result, err = b.commit(temp, sums, time.Since(start))
+	if err == nil {
+		b.afterwards(false)
+	}
 	return result, false, err
 }
 
 // resolve finds the files and their digests, with the plan of the build before if it still holds. It is not sure of
 // them when they changed while the go command listed them.
 func (b *build) resolve(ctx context.Context) (sure bool, err error) {
+	if b.src.fast.turned() {
+		b.src.plan = nil
+	}
 	if b.plan = b.src.plan; b.plan != nil {
 		b.scan()
 		if b.state.shape == b.plan.shape {
@@ -148,8 +160,23 @@ func (b *build) changed(temp string) bool {
 // small page's build, for a heap that stays in proportion to what they use.
 const toolGC = "400"
 
-// compile runs go build. The fault is what is wrong with the source.
+// compile builds the page on the fast lane, or with the go command. The fault is what is wrong with the source;
+// errChanged says that files changed meanwhile.
 func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
+	l := b.lane()
+	if l == nil {
+		return b.goBuild(ctx, temp)
+	}
+	if fault, err = b.fast(ctx, l, temp); errors.Is(err, errSlow) {
+		b.missed(err)
+		b.event(sdk.Event{Step: "compile"})
+		return b.goBuild(ctx, temp)
+	}
+	return fault, err
+}
+
+// goBuild runs go build.
+func (b *build) goBuild(ctx context.Context, temp string) (fault []sdk.Diagnostic, err error) {
 	path, err := b.config.goPath()
 	if err != nil {
 		return nil, err
@@ -203,13 +230,12 @@ func (b *build) cached() (sdk.Result, bool) {
 }
 
 // commit completes the release in temp and moves it to its place as a whole.
-func (b *build) commit(temp string, took time.Duration) (sdk.Result, error) {
+func (b *build) commit(temp string, binary summed, took time.Duration) (sdk.Result, error) {
 	made := filepath.Join(temp, "release")
 	r := record{Page: b.job.Page, Source: b.job.Source, BuiltAt: time.Now().UTC().Truncate(time.Second),
-		DurationMS: took.Milliseconds(), Go: b.plan.version}
-	var err error
-	if r.SHA256, r.Size, err = checksum(filepath.Join(made, binaryName)); err != nil {
-		return sdk.Result{}, fmt.Errorf("read the binary of %s: %w", b.job.Page, err)
+		DurationMS: took.Milliseconds(), Go: b.plan.version, SHA256: binary.sum, Size: binary.size}
+	if binary.err != nil {
+		return sdk.Result{}, fmt.Errorf("read the binary of %s: %w", b.job.Page, binary.err)
 	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -232,6 +258,24 @@ func (b *build) commit(temp string, took time.Duration) (sdk.Result, error) {
 	return b.succeeded(r), nil
 }
 
+// summed is what checksum gives.
+type summed struct {
+	sum  string
+	size int64
+	err  error
+}
+
+// sumOf reads a file in a goroutine of its own; wait gives the result.
+func sumOf(path string) (wait func() summed) {
+	done := make(chan summed, 1)
+	go func() {
+		var s summed
+		s.sum, s.size, s.err = checksum(path)
+		done <- s
+	}()
+	return func() summed { return <-done }
+}
+
 func checksum(path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -239,7 +283,7 @@ func checksum(path string) (sum string, size int64, err error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err = io.Copy(h, f)
+	size, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 256<<10))
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 

@@ -74,21 +74,10 @@ var diagnosticCases = map[string]struct {
 }
 
 func TestDiagnostics(t *testing.T) {
-	root := goroot(t)
 	for name, c := range diagnosticCases {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, c.files...)
-			r, found := s.bad("a")
-			c.want = slices.Clone(c.want)
-			for i := range c.want {
-				c.want[i].Message = strings.NewReplacer("SITE", s.dir, "GOROOT", root).Replace(c.want[i].Message)
-				if c.want[i].File != "" {
-					c.want[i].File = s.path(c.want[i].File)
-				}
-			}
-			if !slices.Equal(found, c.want) {
-				t.Errorf("diagnostics\n%v\nwant\n%v", found, c.want)
-			}
+			r := s.checkDiagnostics(c.want)
 			for _, in := range []string{"go.mod", "pages/a/main.go"} {
 				if isFile(s.path(in)) && !slices.ContainsFunc(r.Inputs, func(i sdk.Input) bool { return i.Path == s.path(in) }) {
 					t.Errorf("%s is not among the inputs %v", in, r.Inputs)
@@ -96,6 +85,23 @@ func TestDiagnostics(t *testing.T) {
 			}
 		})
 	}
+}
+
+// checkDiagnostics builds page a, which has a fault.
+func (s *site) checkDiagnostics(want []sdk.Diagnostic) sdk.Result {
+	s.t.Helper()
+	r, found := s.bad("a")
+	want = slices.Clone(want)
+	for i := range want {
+		want[i].Message = strings.NewReplacer("SITE", s.dir, "GOROOT", goroot(s.t)).Replace(want[i].Message)
+		if want[i].File != "" {
+			want[i].File = s.path(want[i].File)
+		}
+	}
+	if !slices.Equal(found, want) {
+		s.t.Errorf("diagnostics\n%v\nwant\n%v", found, want)
+	}
+	return r
 }
 
 func goroot(t *testing.T) string {
@@ -169,6 +175,7 @@ func TestNoGoCommand(t *testing.T) {
 func TestBodyEditRunsNoGoList(t *testing.T) {
 	s := newSite(t, "pages/a/main.go", program(`"one"`))
 	dir := s.wrapper(`echo "$1" >>"$dir/calls"; exec "$go" "$@"`)
+	s.configure(func(c *GoConfig) { c.Go, c.Fast = filepath.Join(dir, "go"), "off" })
 	calls := func() string {
 		t.Helper()
 		text, err := os.ReadFile(filepath.Join(dir, "calls"))

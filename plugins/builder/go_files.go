@@ -28,9 +28,10 @@ type files map[string]file
 // file is the state of one file as it was when it was read. One that could not be read has no sum.
 type file struct {
 	id      fileID
-	sum     string // SHA-256 of the content
-	digest  string // see sdk.FileDigest
-	outline string // of a .go file
+	sum     string   // SHA-256 of the content
+	digest  string   // see sdk.FileDigest
+	outline string   // of a .go file
+	imports []string // of a .go file, from the standard library
 	settled bool
 	mode    fs.FileMode // type bits
 }
@@ -67,7 +68,7 @@ func read(path string, known files, std func(string) bool) file {
 		f.digest, _ = sdk.FileDigest(path)
 	}
 	if content != nil {
-		f.outline = outline(content, std)
+		f.outline, f.imports = outline(content, std)
 	}
 	return f
 }
@@ -89,34 +90,38 @@ func load(path string) (content []byte, sum string, err error) {
 }
 
 // outline is the part of a Go file that decides which further files its package needs: the name of the package, the
-// imports from outside the standard library, build constraints, what is embedded, and all up to the imports when one
-// of them is "C". While it stays the same, so does the set of files that a build reads.
-func outline(src []byte, std func(string) bool) string {
+// imports from outside the standard library, build constraints, what is embedded and whether it is, debug settings, and
+// all up to the imports when one of them is "C". While it stays the same, so does the set of files that a build reads.
+// imports are those from the standard library.
+func outline(src []byte, std func(string) bool) (text string, imports []string) {
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, "", src, parser.ImportsOnly)
 	if err != nil {
 		sum := sha256.Sum256(src)
-		return "broken " + hex.EncodeToString(sum[:])
+		return "broken " + hex.EncodeToString(sum[:]), nil
 	}
 	parts := []string{"package " + f.Name.Name}
 	for _, i := range f.Imports {
 		path, _ := strconv.Unquote(i.Path.Value)
 		if path == "C" {
 			parts = append(parts, string(src[:fset.Position(f.Imports[len(f.Imports)-1].End()).Offset]))
-		} else if !std(path) {
+		} else if std(path) {
+			imports = append(imports, path)
+		}
+		if path == "embed" || path != "C" && !std(path) {
 			parts = append(parts, "import "+path)
 		}
 	}
 	slices.Sort(parts)
 	for line := range bytes.Lines(src) {
 		line = bytes.TrimSpace(line)
-		for _, directive := range []string{"//go:build", "//go:embed", "// +build", "//+build"} {
+		for _, directive := range []string{"//go:build", "//go:embed", "//go:debug", "// +build", "//+build"} {
 			if bytes.HasPrefix(line, []byte(directive)) {
 				parts = append(parts, string(line))
 			}
 		}
 	}
-	return strings.Join(parts, "\n")
+	return strings.Join(parts, "\n"), imports
 }
 
 // sourceExts are the kinds of files that go build takes up when they lie in the directory of a package.

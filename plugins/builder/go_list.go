@@ -30,6 +30,9 @@ type pkg struct {
 	SwigFiles, SwigCXXFiles   []string
 	SysoFiles, InvalidGoFiles []string
 	EmbedPatterns, EmbedFiles []string
+	Imports                   []string
+	ImportMap                 map[string]string
+	Export                    string // archive
 	Error                     *pkgError
 	DepsErrors                []*pkgError
 }
@@ -53,7 +56,7 @@ var (
 	toolchainVars = []string{"GOVERSION", "GOROOT", "GOMODCACHE", "GOOS", "GOARCH", "GOFLAGS", "GOEXPERIMENT", "GO386",
 		"GOAMD64", "GOARM", "GOARM64", "GOMIPS", "GOMIPS64", "GOPPC64", "GORISCV64", "GOWASM", "GOFIPS140", "GO_EXTLINK_ENABLED"}
 	cgoVars  = []string{"AR", "CC", "CXX", "FC", "PKG_CONFIG", "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_FFLAGS", "CGO_LDFLAGS"}
-	pathVars = []string{"GOMOD", "GOWORK", "GOENV", "GOCACHE", "CGO_ENABLED"}
+	pathVars = []string{"GOMOD", "GOWORK", "GOENV", "GOCACHE", "GOTOOLDIR", "CGO_ENABLED"}
 )
 
 // cgoPaths are variables that the C compiler and pkg-config read.
@@ -127,6 +130,11 @@ func (b *build) list(ctx context.Context, cgo string) ([]pkg, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readPackages(out)
+}
+
+// readPackages reads the output of go list.
+func readPackages(out []byte) ([]pkg, error) {
 	var pkgs []pkg
 	for d := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p pkg

@@ -17,8 +17,10 @@ import (
 // (see scan) stays what it was.
 type plan struct {
 	source      string
-	settings    []string // of the toolchain and the flags: lines for the hash
-	version     string   // of Go
+	settings    []string          // of the toolchain and the flags: lines for the hash
+	env         map[string]string // as go env tells it
+	shim        bool              // the go command is a script or program that chooses between several
+	version     string            // of Go
 	goroot      string
 	gocache     string
 	cgo         bool
@@ -40,7 +42,7 @@ func (b *build) newPlan(ctx context.Context) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.tools = []string{path}
+	p.tools, p.shim = []string{path}, isShim(path)
 	env, err := b.goEnv(ctx)
 	if err == nil {
 		p.toolchain(env, b.config)
@@ -98,12 +100,12 @@ func (b *build) mentionsCgo(p *plan, pkgs []pkg, modcache string) bool {
 }
 
 func (p *plan) toolchain(env map[string]string, c GoConfig) {
-	p.version, p.goroot, p.gocache = env["GOVERSION"], env["GOROOT"], env["GOCACHE"]
+	p.env, p.version, p.goroot, p.gocache = env, env["GOVERSION"], env["GOROOT"], env["GOCACHE"]
 	for _, name := range toolchainVars {
 		p.settings = append(p.settings, name+"="+cmp.Or(env[name], os.Getenv(name)))
 	}
 	p.settings = append(p.settings, c.buildFlags()...)
-	p.tools = append(p.tools, filepath.Join(p.goroot, "VERSION"))
+	p.tools = append(p.tools, filepath.Join(p.goroot, "VERSION"), filepath.Join(p.goroot, "go.env"), p.tool("compile"), p.tool("link"))
 	if f := env["GOENV"]; filepath.IsAbs(f) {
 		p.tools = append(p.tools, f)
 	}
@@ -113,6 +115,15 @@ func (p *plan) toolchain(env map[string]string, c GoConfig) {
 			p.flagFile(name, value)
 		}
 	}
+}
+
+// tool gives the path of a program of the toolchain.
+func (p *plan) tool(name string) string { return filepath.Join(p.env["GOTOOLDIR"], name) }
+
+// isShim tells whether a go command does not belong to a toolchain.
+func isShim(path string) bool {
+	real, err := filepath.EvalSymlinks(path)
+	return err != nil || !isFile(filepath.Join(filepath.Dir(filepath.Dir(real)), "VERSION"))
 }
 
 // flagFile adds the files that a flag names.

@@ -43,6 +43,7 @@ func TestSameSourceIsBuiltOnceAndAnEditMakesAnotherRelease(t *testing.T) {
 		t.Error("a comment moves the lines of panics: want another release")
 	}
 	s.write("pages/a/main.go", program(`"one"`))
+	s.drain()
 	s.g = NewGo() // which knows nothing
 	if back, out := s.good("a"); !back.Cached || back.Release != first.Release || out != "one" {
 		t.Errorf("edit taken back: %+v, prints %q; want the first release", back, out)

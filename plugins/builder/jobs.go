@@ -38,6 +38,7 @@ type source struct {
 	files  files
 	plan   *plan  // of Go; nil: none that is known to hold
 	goroot string // that the files were read with
+	fast   fast   // of Go
 }
 
 // task is one call of Build.
@@ -154,6 +155,19 @@ func (j *jobs[C]) end() {
 	if j.running--; j.running == 0 && j.idle != nil {
 		close(j.idle)
 	}
+}
+
+// busy tells whether builds run.
+func (j *jobs[C]) busy() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.running > 0
+}
+
+func (j *jobs[C]) sourceCount() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.sources)
 }
 
 // take waits for a place in each channel, one after the other. free gives them back.

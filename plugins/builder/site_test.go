@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,11 +30,20 @@ func newSite(t *testing.T, files ...string) *site {
 	if err := os.MkdirAll(s.out, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	s.g.lanes.background.quiet = time.Hour // nothing in the background; see newLaneSite
+	t.Cleanup(s.drain)
 	s.write("go.mod", "module site\n\ngo 1.26\n")
 	for i := 0; i < len(files); i += 2 {
 		s.write(files[i], files[i+1])
 	}
 	return s
+}
+
+// drain ends what the builder does in the background.
+func (s *site) drain() {
+	if err := s.g.Drain(context.Background()); err != nil {
+		s.t.Error(err)
+	}
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
@@ -50,7 +60,7 @@ func (s *site) write(name, content string) {
 
 func (s *site) configure(change func(*GoConfig)) {
 	s.t.Helper()
-	c := GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto"}
+	c := GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", CheckMinutes: 10}
 	change(&c)
 	if err := s.g.Configure(s.t.Context(), c); err != nil {
 		s.t.Fatal(err)
@@ -159,15 +169,23 @@ func (s *site) wrapper(script string) (dir string) {
 		s.t.Fatal(err)
 	}
 	dir = s.t.TempDir()
-	text := fmt.Sprintf("#!/bin/sh\ngo='%s'\ndir='%s'\n%s\n", real, dir, script)
-	write := exec.CommandContext(s.t.Context(), "sh", "-c", `cat >"$1" && chmod +x "$1"`, "sh", filepath.Join(dir, "go"))
-	write.Stdin = strings.NewReader(text) // by a child: a file that we write is "busy" while another test forks
-	if out, err := write.CombinedOutput(); err != nil {
-		s.t.Fatalf("%v: %s", err, out)
-	}
+	s.script(filepath.Join(dir, "go"), fmt.Sprintf("go='%s'\ndir='%s'\n%s", real, dir, script))
 	s.configure(func(c *GoConfig) { c.Go = filepath.Join(dir, "go") })
 	return dir
 }
+
+// script writes a program.
+func (s *site) script(path, text string) string {
+	s.t.Helper()
+	write := exec.CommandContext(s.t.Context(), "sh", "-c", `cat >"$1" && chmod +x "$1"`, "sh", path)
+	write.Stdin = strings.NewReader("#!/bin/sh\n" + text + "\n") // by a child: a file that we write is "busy" while another test forks
+	if out, err := write.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
+func (s *site) ignore(sdk.Event) {}
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
