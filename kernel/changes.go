@@ -245,7 +245,9 @@ func (k *Kernel) dispatch(changes []sdk.Change, at time.Time, first bool) {
 // filesChanged builds the page if a change concerns it. Whether it does is not known of what a build under way may be
 // the first to read: that is looked at again when the build has ended.
 func (p *page) filesChanged(changes []sdk.Change, at time.Time) {
+	p.devAssets(changes)
 	if p.concerned(changes) {
+		p.saved(changes)
 		p.changed(at)
 	} else if p.building != nil {
 		p.missed = append(p.missed, changes...)

@@ -40,6 +40,7 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 		}
 		return nil, err
 	}
+	inst.ready = time.Now()
 	if err := inst.stay(ctx, workers.StartupDelay); err != nil {
 		inst.close(workers.ShutdownGracePeriod)
 		return nil, err
@@ -74,7 +75,9 @@ func (p *page) output(inst *instance) func(worker.Stream, time.Time, []byte) {
 	if inst.settings.LogFile != "" {
 		h.File = p.k.site.abs(inst.settings.LogFile)
 	}
+	tap := p.devTap(inst)
 	return func(stream worker.Stream, t time.Time, line []byte) {
+		tap(stream, line)
 		source := sdk.Stdout
 		if stream == worker.Stderr {
 			source = sdk.Stderr
