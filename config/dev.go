@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -44,14 +45,17 @@ func EditorLink(editor string) (link string, err error) {
 	return editor, nil
 }
 
+var linkScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`)
+
 func checkEditor(editor string) (message, hint string) {
 	if _, ok := editors[editor]; ok {
 		return "", ""
 	}
 	scheme, _, isLink := strings.Cut(editor, ":")
+	isLink = isLink && linkScheme.MatchString(scheme)
 	names := slices.Sorted(maps.Keys(editors))
 	switch {
-	case isLink && slices.Contains([]string{"javascript", "data", "vbscript", "blob"}, strings.ToLower(strings.TrimSpace(scheme))):
+	case isLink && slices.Contains([]string{"javascript", "data", "vbscript", "blob"}, strings.ToLower(scheme)):
 		return fmt.Sprintf("%s runs in the page and opens no editor", clip(editor)), "write a link with a scheme that the editor has registered"
 	case isLink && strings.Contains(editor, "{file}"):
 		return "", ""

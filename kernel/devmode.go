@@ -94,6 +94,7 @@ type devPage struct {
 	timed    *instance // that live is about
 	live     *dev.Timing
 	trace    []string // of the last panic of the release that serves
+	crash    string   // how its last worker has ended
 	cause    devCause
 	problems []dev.Problem
 	last     dev.State
@@ -104,6 +105,7 @@ type devCause struct {
 	built   *buildReport
 	trouble string
 	trace   string
+	crash   string
 	serving bool
 }
 
@@ -116,7 +118,10 @@ func (p *page) devPublish() {
 	if inst := p.current; inst != nil && inst != d.served {
 		p.devServes(inst)
 	}
-	cause := devCause{p.built, p.trouble(), strings.Join(d.trace, "\n"), p.current != nil}
+	if p.current == nil && p.problem != "" {
+		d.crash = p.problem // it is started again in no time, and would never be seen
+	}
+	cause := devCause{p.built, p.trouble(), strings.Join(d.trace, "\n"), d.crash, p.current != nil}
 	if cause != d.cause {
 		d.cause, d.problems = cause, p.devProblems()
 	}
@@ -145,7 +150,7 @@ func (p *page) devServes(inst *instance) {
 // devChanged has browsers take what has changed: stylesheets in place where nothing else has, or else by a reload.
 func (p *page) devChanged(all bool) {
 	d := &p.dev
-	d.trace = nil
+	d.trace, d.crash = nil, ""
 	if all && len(d.pending) > 0 && !slices.ContainsFunc(d.pending, func(path string) bool { return filepath.Ext(path) != ".css" }) {
 		d.styles.Version++
 		d.styles.Files = nil

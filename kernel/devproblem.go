@@ -31,11 +31,11 @@ func (p *page) devProblems() []dev.Problem {
 	case p.stale != "":
 		all = append(all, p.textProblem("The new release does not start", take(p.stale)))
 	}
+	take(p.problem)
 	if len(p.dev.trace) > 0 {
-		take(p.problem)
 		all = append(all, p.panicProblem("Panic", p.dev.trace))
-	} else if p.problem != "" {
-		all = append(all, p.textProblem("The worker has ended", take(p.problem)))
+	} else if text := cmp.Or(p.problem, p.dev.crash); text != "" {
+		all = append(all, p.textProblem("The worker has ended", text))
 	}
 	if rest != "" {
 		all = append(all, p.textProblem("There is a problem", rest))

@@ -113,7 +113,11 @@ func (r *buildReport) timing() *dev.Timing {
 // line is the same for the terminal.
 func (r *buildReport) line() []any {
 	t := &r.times
-	args := []any{"detect", round(t.detect), "build", round(t.build)}
+	var args []any
+	if t.detect > 0 {
+		args = append(args, "detect", round(t.detect))
+	}
+	args = append(args, "build", round(t.build))
 	if parts := r.stepTimes(); len(parts) > 1 {
 		args = append(args, "steps", joinSteps(parts))
 	}
@@ -128,4 +132,4 @@ func joinSteps(steps []dev.Step) string {
 	return strings.Join(all, ", ")
 }
 
-func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }

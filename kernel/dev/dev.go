@@ -159,7 +159,7 @@ func (h *Hub) state(page string) (*entry, <-chan struct{}) {
 
 func (h *Hub) warn(page, text string) {
 	h.mu.Lock()
-	known := h.warned[page+"\n"+text]
+	known := h.warned[page+"\n"+text] || len(h.warned) > 100 // what comes from requests has no end
 	h.warned[page+"\n"+text] = true
 	h.mu.Unlock()
 	if !known && h.o.Warn != nil {

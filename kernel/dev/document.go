@@ -179,11 +179,22 @@ func (h *Hub) marked(w http.ResponseWriter, page string) http.ResponseWriter {
 	return w
 }
 
-type marker struct{ http.ResponseWriter }
+type marker struct {
+	http.ResponseWriter
+	began bool
+}
 
 func (m *marker) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
 func (m *marker) WriteHeader(status int) {
+	m.began = m.began || status >= 200
 	m.Header().Set(buildHeader, "failed")
 	m.ResponseWriter.WriteHeader(status)
+}
+
+func (m *marker) Write(p []byte) (int, error) {
+	if !m.began {
+		m.WriteHeader(http.StatusOK)
+	}
+	return m.ResponseWriter.Write(p)
 }

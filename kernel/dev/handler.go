@@ -51,6 +51,9 @@ func (h *Hub) Handler(next http.Handler) http.Handler {
 		case own:
 			h.serveOwn(w, r)
 		case !h.known(r.Host):
+			if opensDocument(r) {
+				h.warn("", fmt.Sprintf("pages that are opened as %q do not reload: it is neither a loopback name, an address, nor the host of a route", r.Host))
+			}
 			next.ServeHTTP(w, r)
 		default:
 			if page = h.o.Page(r.Host, r.URL.Path); page == "" {

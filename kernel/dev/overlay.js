@@ -96,7 +96,10 @@ function newOverlay() {
 			if (id === shown) return;
 			shown = id;
 			shade.replaceChildren(...(all.length ? [card(all, () => hide(true))] : []));
-			if (all.length) attach();
+			if (all.length) {
+				attach();
+				note.hidden = true;
+			}
 			reopen.textContent = all[0]?.title ?? "";
 			hide(id !== "" && id === hiddenID);
 		},

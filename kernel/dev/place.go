@@ -9,12 +9,18 @@ import (
 // first thing that shows.
 const maxHeld = 16 << 10
 
+// mark is how a document may say that it is UTF-8.
+const mark = "\ufeff"
+
 // place finds where in a document the script goes: after <head>, or where a browser would begin the head by itself.
 // That is behind white space, comments, the doctype and <html>. found is false when more of the document is needed to
 // tell; at is then a place that will do if nothing more comes.
 func place(doc []byte) (at int, found bool) {
-	if bytes.HasPrefix(doc, []byte("\xef\xbb\xbf")) {
-		at = 3
+	switch {
+	case strings.HasPrefix(mark, string(doc)) && len(doc) < len(mark):
+		return 0, false
+	case bytes.HasPrefix(doc, []byte(mark)):
+		at = len(mark)
 	}
 	for at < len(doc) {
 		rest := doc[at:]

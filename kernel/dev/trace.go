@@ -49,7 +49,7 @@ func (t *Trace) more(line string) bool {
 }
 
 // frame is a place in the source as Go prints it in a trace, as a compiler does, or as Node does.
-var frame = regexp.MustCompile(`(?:^|[\s("'=]|file://)((?:/|[\w.-]+/)?[^\s:"'()]+\.\w+):(\d+)(?::(\d+))?`)
+var frame = regexp.MustCompile(`(?:^|[\s("'=]|file://)((?:/|[\w.-]+/)?[^\s:"'()]+\.[A-Za-z]\w*):(\d+)(?::(\d+))?`)
 
 // Places lists the places in the source that a text names, in order, without repetition.
 func Places(text string) []Finding {
