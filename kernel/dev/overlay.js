@@ -4,7 +4,7 @@
 const look = `
 :host { all: initial; position: fixed; inset: 0; z-index: 2147483647; pointer-events: none; color-scheme: light dark; }
 * { box-sizing: border-box; }
-.shade { position: absolute; inset: 0; padding: min(6vh, 3rem) 1rem 1rem; background: light-dark(rgb(24 30 38 / .35), rgb(0 0 0 / .6));
+.shade { position: absolute; inset: 0; padding: min(6vh, 3rem) 1rem 1rem; background: light-dark(rgb(24 30 38 / .35), rgb(0 0 0 / .5));
 	overflow: auto; pointer-events: auto; overscroll-behavior: contain; }
 .card { position: relative; max-width: 58rem; margin: 0 auto; border-radius: 10px; border-top: 5px solid light-dark(#d02f3c, #ff6b72);
 	font: 15px/1.5 system-ui, sans-serif; color: light-dark(#1d2228, #e4e7eb); background: light-dark(#fff, #1b1f25);
@@ -29,7 +29,7 @@ pre { margin: .5rem 0 0; padding: .6rem 0; border-radius: 6px; overflow-x: auto;
 .here { background: light-dark(#fde3e4, #48222a); }
 .here.number { color: inherit; font-weight: 700; }
 mark { color: inherit; background: none; text-decoration: underline wavy light-dark(#d02f3c, #ff6b72); text-underline-offset: 3px; }
-.output { padding: .6rem .9rem; white-space: pre-wrap; max-height: 22rem; overflow-y: auto; }
+.output { tab-size: 2; padding: .6rem .9rem; white-space: pre-wrap; max-height: 22rem; overflow-y: auto; }
 footer { padding: 0 1.25rem 1rem; }
 button { font: 13px/1 system-ui, sans-serif; padding: .5rem .7rem; border: 1px solid light-dark(#c8ced4, #3d454f); border-radius: 6px;
 	color: inherit; background: transparent; cursor: pointer; white-space: nowrap; }
