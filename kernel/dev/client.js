@@ -233,7 +233,8 @@ function follow() {
 }
 
 function followAlone() {
-	let stream = null;
+	let stream = null, forbidden = false;
+	addEventListener("securitypolicyviolation", (event) => { forbidden ||= event.blockedURI.startsWith(base.href); });
 	const open = () => {
 		if (stream || document.visibilityState === "hidden") return;
 		stream = new EventSource(new URL("events", base));
@@ -241,7 +242,10 @@ function followAlone() {
 		stream.onerror = () => {
 			if (stream?.readyState !== EventSource.CLOSED) return;
 			stream = null;
-			setTimeout(open, 500);
+			setTimeout(() => {
+				if (forbidden) console.info("tqserver: a policy in this document forbids connections to its own server, so it does not reload by itself");
+				else open();
+			}, 500);
 		};
 	};
 	const close = () => {
