@@ -163,10 +163,13 @@ func (p *page) devChanged(all bool) {
 	d.pending = nil
 }
 
-// devBusy tells whether newer code is on its way.
+// devBusy tells whether other code is on its way.
 func (p *page) devBusy() bool {
 	c := p.candidate
-	return p.building != nil || c != nil && (c.why == deploy || c.why == reconfigure) && time.Until(c.begins) <= 0
+	if c == nil || time.Until(c.begins) > 0 {
+		return p.building != nil
+	}
+	return p.building != nil || c.why != restart && c.why != recycle && c.why != replace && c.why != fallback
 }
 
 // devGone takes that a page is no more.

@@ -166,6 +166,20 @@ func TestDevProblems(t *testing.T) {
 	}
 }
 
+func TestDevProblemsInWords(t *testing.T) {
+	p := testDevPage(t)
+	p.write(t, "a.html", "{{\n}}\n")
+	got := p.placedProblem("update failed: pages/x/a.html:2:1: unexpected end\nupdate failed: pages/x/b.html:7: no such file")
+	if got.Title != "Update failed" || len(got.Findings) != 2 || got.Findings[0].Message != "unexpected end" || len(got.Findings[0].Source) != 2 ||
+		got.Findings[0].Column != 1 || got.Findings[1].Line != 7 || got.Findings[1].Source != nil {
+		t.Errorf("%+v", got)
+	}
+	got = p.placedProblem("worker x#1 is unhealthy: status 500\n  at serve (" + p.path("main.go") + ":3:1)")
+	if got.Title != "There is a problem" || got.Findings[0].Message != "worker x#1 is unhealthy: status 500" || got.Findings[0].Line != 3 || !strings.HasPrefix(got.Output, "at serve") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestDevCrashStaysInSight(t *testing.T) {
 	p := testDevPage(t)
 	p.serve(t, "2", "brief")

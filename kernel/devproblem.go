@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tqserver/tqserver/config"
@@ -29,7 +31,11 @@ func (p *page) devProblems() []dev.Problem {
 		take(p.stale)
 		all = append(all, p.buildProblem(b))
 	case p.stale != "":
-		all = append(all, p.textProblem("The new release does not start", take(p.stale)))
+		title := "The newest release is not live"
+		if strings.Contains(p.stale, "does not start") {
+			title = "The new release does not start"
+		}
+		all = append(all, p.textProblem(title, take(p.stale)))
 	}
 	take(p.problem)
 	if len(p.dev.trace) > 0 {
@@ -38,7 +44,7 @@ func (p *page) devProblems() []dev.Problem {
 		all = append(all, p.textProblem("The worker has ended", text))
 	}
 	if rest != "" {
-		all = append(all, p.textProblem("There is a problem", rest))
+		all = append(all, p.placedProblem(rest))
 	}
 	for i := range all {
 		all[i].Note = cmp.Or(all[i].Note, p.devNote())
@@ -99,6 +105,25 @@ func (p *page) textProblem(title, text string) dev.Problem {
 			out.Findings[0] = p.finding(first, path, at.Line, at.Column)
 			break
 		}
+	}
+	return out
+}
+
+// placed is a line of trouble that names its place: "update failed: pages/x/a.html:3:7: unexpected end".
+var placed = regexp.MustCompile(`^([a-z ]+ failed): ([^\s:]+):(\d+)(?::(\d+))?: (.+)$`)
+
+// placedProblem is for trouble of which each line names its place, or else as textProblem.
+func (p *page) placedProblem(text string) dev.Problem {
+	var out dev.Problem
+	for line := range strings.Lines(text) {
+		m := placed.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if m == nil {
+			return p.textProblem("There is a problem", text)
+		}
+		row, _ := strconv.Atoi(m[3]) // one that is too long for a number is unknown
+		column, _ := strconv.Atoi(m[4])
+		out.Title = strings.ToUpper(m[1][:1]) + m[1][1:]
+		out.Findings = append(out.Findings, p.finding(m[5], m[2], row, column))
 	}
 	return out
 }

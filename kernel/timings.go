@@ -68,10 +68,15 @@ func (p *page) timeBuild(report *buildReport) {
 
 // timeLive adds the others when the release is live.
 func (r *buildReport) timeLive(inst *instance) {
-	started := inst.worker.Started()
-	r.times.start = max(0, started.Sub(r.at))
-	r.times.ready = max(0, inst.ready.Sub(started))
-	r.times.swap = max(0, time.Since(inst.ready))
+	at := r.at
+	until := func(t time.Time) time.Duration { // nothing, if it was so before: the worker may have been there already
+		d := max(0, t.Sub(at))
+		at = at.Add(d)
+		return d
+	}
+	r.times.start = until(inst.worker.Started())
+	r.times.ready = until(inst.ready)
+	r.times.swap = until(time.Now())
 }
 
 // total is from the save, as far as that is known, until the release was live.
