@@ -17,6 +17,7 @@ func testDevPage(t *testing.T) *page {
 	t.Helper()
 	k := testKernel(t)
 	k.opts.Dev = true
+	k.site.state = filepath.Join(k.site.root, ".tqserver")
 	k.dev = newDev(k)
 	p := testPage(t, k, "x")
 	p.write(t, "main.go", strings.Repeat("// line\n", 20))

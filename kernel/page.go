@@ -43,9 +43,10 @@ type page struct {
 	problem   string             // why no worker runs, or the one that does is to be replaced
 	failures  int                // starts or short lives in a row
 	crashes   int
-	started   int       // workers, for their IDs
-	savedAt   time.Time // when the files of the newest change were written; zero: unknown
-	dev       devPage
+	started   int // workers, for their IDs
+
+	savedAt time.Time // when the files of the newest change were written; zero: unknown
+	dev     devPage
 }
 
 // newPage makes a page that runs until ctx ends.
