@@ -35,6 +35,7 @@ type Config struct {
 	Workers     Workers
 	FileWatcher FileWatcher
 	Pages       Pages
+	Dev         Dev
 	Plugins     Plugins
 }
 

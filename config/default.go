@@ -50,6 +50,7 @@ func Default() *Config {
 		},
 		FileWatcher: FileWatcher{Debounce: 50 * time.Millisecond},
 		Pages:       Pages{Directory: "pages"},
+		Dev:         Dev{Editor: "vscode", Wait: 2 * time.Second},
 		Plugins:     defaultPlugins(),
 	}
 }

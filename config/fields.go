@@ -27,6 +27,10 @@ func (c *Config) fields() fields {
 		{"pages", section(fields{
 			{"directory", text(&c.Pages.Directory, checkFileName)},
 		})},
+		{"dev", section(fields{
+			{"editor", text(&c.Dev.Editor, checkEditor)},
+			{"wait_ms", span(&c.Dev.Wait, time.Millisecond, 0, time.Minute)},
+		})},
 		{"plugins", section(c.Plugins.fields())},
 	}
 }

@@ -124,6 +124,7 @@ func (k *Kernel) buildEvent(job sdk.Job, report *buildReport, e sdk.Event) {
 	case e.Log != "":
 		k.log.Debug("build: "+e.Log, "page", job.Page)
 	default:
+		report.times.steps = append(report.times.steps, buildStep{e.Step, time.Now()})
 		k.log.Debug("build", "page", job.Page, "step", e.Step)
 	}
 }

@@ -37,6 +37,7 @@ type buildReport struct {
 	diagnostics []sdk.Diagnostic
 	changed     time.Time     // when the change arrived
 	live        time.Duration // from the change to the swap; 0: not live
+	times       timings
 }
 
 // skipped tells whether nothing is wrong with the source, but something that it needs is not on this machine: then a
@@ -81,6 +82,7 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 		report = &buildReport{at: time.Now(), diagnostics: []sdk.Diagnostic{{Message: err.Error()}}}
 	}
 	p.built, report.changed = report, p.changedAt
+	p.timeBuild(report)
 	if r := report.result; len(r.Inputs) > 0 {
 		p.sources.Store(newSources(r))
 		p.k.watchChanged()
@@ -233,7 +235,9 @@ func (p *page) live(c *candidate, inst *instance) {
 	}
 	if c.why == deploy && p.newest(inst.release) {
 		p.built.live = time.Since(p.built.changed)
+		p.built.timeLive(inst)
 		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
+		args = p.devLive(inst, args)
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, args...)
 	if inst.worker.Exposed() {

@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"sdk/stagetest":  {"sdk", "sdk/proto"},
 	"kernel":         {"config", "sdk", "sdk/proto", "kernel"},
 	"kernel/process": nil,
+	"kernel/dev":     nil,
 	"kernel/port":    nil,
 	"kernel/proxy":   {"config"},
 	"kernel/worker":  {"config", "kernel/process"},

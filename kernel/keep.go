@@ -26,6 +26,7 @@ type instance struct {
 	lease    *port.Lease
 	worker   *worker.Worker
 	endpoint *proxy.Endpoint
+	ready    time.Time
 	state    atomic.Pointer[string] // nil: serving
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
 	suspect  bool                   // took no connection; owned by the page's goroutine

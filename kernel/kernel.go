@@ -22,6 +22,7 @@ import (
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
+	"github.com/tqserver/tqserver/kernel/dev"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/kernel/stage"
@@ -38,7 +39,7 @@ type Options struct {
 	// Builtins names the plugins in the binary, for a stage: `tqserver plugin run <stage>/<name>` runs them.
 	Builtins func(stage string) []string
 	Environ  []string // what workers and plugins may inherit from
-	Dev      bool     // for a developer: plugins that run in a debugger may be attached to
+	Dev      bool     // for a developer: browsers reload and show errors, and plugins that run in a debugger may be attached to
 }
 
 // Kernel is one server. It is made by New and runs once.
@@ -57,6 +58,7 @@ type Kernel struct {
 	routes   *routes
 	files    *files
 	front    *front
+	dev      *dev.Hub // nil unless Options.Dev
 
 	targets    notifier      // the set of workers changed
 	targetSets atomic.Uint64 // sent so far
@@ -125,6 +127,7 @@ func (k *Kernel) open() (err error) {
 		ErrorLog: func(line string) { k.log.Debug(line) },
 	})
 	k.warnAttached()
+	k.dev = newDev(k)
 	if k.stages, err = newStages(k, c); err != nil {
 		return errors.Join(err, k.listener.Close(), k.spool.Close())
 	}
@@ -213,6 +216,8 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	k.front.done.Go(func() { served <- k.front.run() })
 	k.log.Info("serving "+k.url, "version", k.opts.Version, "pages", k.site.abs(k.config().Pages.Directory), "pid", os.Getpid())
 
+	k.greetDev()
+
 	select {
 	case <-ctx.Done():
 		err = nil
@@ -234,6 +239,7 @@ func (k *Kernel) server() *http.Server {
 		}
 		next.ServeHTTP(w, r)
 	})
+	srv.Handler = k.devHandler(srv.Handler)
 	return srv
 }
 
@@ -272,6 +278,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 		case <-ctx.Done():
 		}
 	}()
+	k.endDev()
 	for _, p := range k.routes.list() {
 		p.post(p.endStreams)
 	}

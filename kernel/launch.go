@@ -40,6 +40,7 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 		}
 		return nil, err
 	}
+	inst.ready = time.Now()
 	if err := r.proof.wait(ctx); err != nil {
 		inst.close(0)
 		return nil, err
@@ -79,7 +80,9 @@ func (p *page) output(inst *instance) func(worker.Stream, time.Time, []byte) {
 	if inst.settings.LogFile != "" {
 		h.File = p.k.site.abs(inst.settings.LogFile)
 	}
+	tap := p.devTap(inst)
 	return func(stream worker.Stream, t time.Time, line []byte) {
+		tap(stream, line)
 		source := sdk.Stdout
 		if stream == worker.Stderr {
 			source = sdk.Stderr

@@ -46,6 +46,9 @@ type page struct {
 	crashes   int
 	started   int // workers, for their IDs
 	assets    assets
+
+	savedAt time.Time // when the files of the newest change were written; zero: unknown
+	dev     devPage
 }
 
 // newPage makes a page that runs until ctx ends.

@@ -245,6 +245,7 @@ func (k *Kernel) apply(t sdk.Table) error {
 		delete(r.pages, name)
 		delete(r.cancels, name)
 		k.good.remove(name)
+		k.devGone(name)
 	}
 	for name, p := range fresh {
 		if r.loaded() {

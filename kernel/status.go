@@ -46,11 +46,13 @@ func (p *page) publish() {
 	if b := p.built; b != nil {
 		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
 			DurationMS: b.result.Duration.Milliseconds(), LiveMS: b.live.Milliseconds(), Diagnostics: b.diagnostics}
+		b.times.fill(v.page.Build)
 	}
 	if old := p.view.Swap(v); old != nil && old.current != v.current {
 		p.k.targets.notify()
 	}
 	p.k.progress.notify()
+	p.devPublish()
 }
 
 func (p *page) state() string {

@@ -73,7 +73,12 @@ func (a *app) asJSON(cmd *cobra.Command) *cobra.Command {
 }
 
 // load reads the configuration that the flags name.
-func (a *app) load() (*config.Config, error) { return config.Open(a.config) }
+func (a *app) load() (*config.Config, error) {
+	if a.dev {
+		return forDeveloper(config.Open(a.config))
+	}
+	return config.Open(a.config)
+}
 
 // running finds the server of the site. A configuration that is broken by now does not hide one that was started
 // with the default state directory.

@@ -106,6 +106,13 @@ type Build struct {
 	DurationMS  int64            `json:"duration_ms"`
 	LiveMS      int64            `json:"live_ms,omitempty"` // from the change's arrival to the swap
 	Diagnostics []sdk.Diagnostic `json:"diagnostics,omitempty"`
+
+	// The parts of a save, one after the other. Those of a release that is not live yet are 0, as is what is unknown.
+	DetectMS float64 `json:"detect_ms,omitempty"` // from the save until the kernel knew
+	BuildMS  float64 `json:"build_ms,omitempty"`  // until the release was there
+	StartMS  float64 `json:"start_ms,omitempty"`  // until the worker's process was
+	ReadyMS  float64 `json:"ready_ms,omitempty"`  // until it could serve
+	SwapMS   float64 `json:"swap_ms,omitempty"`   // until requests went there
 }
 
 // Stage is one plugin.

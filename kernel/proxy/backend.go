@@ -53,6 +53,9 @@ func NewBackend(page string, o BackendOptions) *Backend {
 	return b
 }
 
+// Page is the name of the page.
+func (b *Backend) Page() string { return b.page }
+
 // Set replaces the ready workers, hands held requests to them in the order in
 // which they came, and clears what Fail said. After it returns no request is
 // started on an endpoint that is not in the set, so a following
