@@ -108,8 +108,11 @@ func (c *contest) row(name string, l *live) []string {
 
 func (c *contest) others(name string) []string {
 	row := []string{name, ms(median(c.floor.took)), ms(median(c.floor.linked)), ms(median(c.alone.took)), ratio(median(c.alone.took), median(c.floor.took)),
-		ms(median(c.alone.asked)), "not installed", ""}
-	if c.air != nil {
+		ms(median(c.alone.asked)), "", ""}
+	switch {
+	case c.air == nil && findAir() == "":
+		row[6] = "not installed"
+	case c.air != nil:
 		row[6], row[7] = ms(median(c.air.took)), fmt.Sprintf("%.1f", float64(c.air.failed)/float64(len(c.air.took)))
 	}
 	return row
