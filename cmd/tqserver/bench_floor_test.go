@@ -13,8 +13,8 @@ import (
 )
 
 // floor is a site that no server looks after, built by the compiler and the linker alone: with the command lines that
-// the go command has for them, and what these refer to, but that the linker collects no garbage. No build of the page by
-// these tools takes less.
+// the go command has for them, and what these refer to, but that neither collects garbage. No build of the page by these
+// tools takes less.
 type floor struct {
 	*site
 	source        func(string) string
@@ -30,6 +30,11 @@ type toolCall struct {
 	dir  string
 	env  []string
 	args []string
+}
+
+func (c toolCall) withoutGC() toolCall {
+	c.env = append(c.env, "GOGC=off")
+	return c
 }
 
 // newFloor takes the command lines from one `go build` of a site that has the files of another.
@@ -56,11 +61,10 @@ func newFloor(t *testing.T, source func(string) string, files map[string]string)
 		switch {
 		case len(call.args) < 3 || call.args[1] != "-o":
 		case filepath.Base(call.args[0]) == "compile" && strings.Contains(line, " -p main "):
-			f.compile = call
+			f.compile = call.withoutGC()
 		case filepath.Base(call.args[0]) == "link":
 			call.args[2] = f.binary
-			call.env = append(call.env, "GOGC=off")
-			f.link = call
+			f.link = call.withoutGC()
 		}
 	}
 	if f.compile.args == nil || f.link.args == nil {
