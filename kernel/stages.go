@@ -146,21 +146,30 @@ func (s *stages) retry() {
 func (s *stages) builderFor(files []string) (sup *stage.Supervisor, shop *workshop) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	b := s.matching(files)
+	if b == nil {
+		return nil, nil
+	}
+	if b.life == "" && s.lives != nil {
+		s.startBuilder(b)
+	}
+	if s.shops == nil {
+		s.shops = map[*stage.Supervisor]*workshop{}
+	}
+	if s.shops[b.sup] == nil {
+		s.shops[b.sup] = &workshop{}
+	}
+	return b.sup, s.shops[b.sup]
+}
+
+// matching gives the first builder whose patterns fit, or nil. The lock is held.
+func (s *stages) matching(files []string) *builder {
 	for _, b := range s.builders {
 		if len(b.entry.Match) == 0 || slices.ContainsFunc(b.entry.Match, func(pattern string) bool { return matchesAny(pattern, files) }) {
-			if b.life == "" && s.lives != nil {
-				s.startBuilder(b)
-			}
-			if s.shops == nil {
-				s.shops = map[*stage.Supervisor]*workshop{}
-			}
-			if s.shops[b.sup] == nil {
-				s.shops[b.sup] = &workshop{}
-			}
-			return b.sup, s.shops[b.sup]
+			return b
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // patterns lists what the builders match, for the message that none does.

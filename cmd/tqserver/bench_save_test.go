@@ -25,41 +25,106 @@ const (
 	askEvery   = 10 * time.Millisecond
 )
 
-// benchSave measures from the write of a page's source until the first answer of the new code, side by side with the
-// same `go build` alone.
+// rest is how long nothing happens after a save: what a server does then, off the path, is not to fall on what is
+// measured next.
+const rest = time.Second
+
+// benchSave measures from the write of a page's source until the first answer of the new code, side by side with what
+// else builds the same page: compiler and linker alone, the same `go build` alone, and air.
 func benchSave(t *testing.T, r *results) {
-	rows := [][]string{{"page", "debounce_ms", "save→live", "`go build` alone", "ratio", "its middle half", "`go build` while asked", "ratio"}}
+	lead := [][]string{{"page", "debounce_ms", "save→live", "÷ floor (goal ≤ 1.10)", "its middle half", "÷ `go build`", "÷ air (goal ≤ 0.25)", "requests failed"}}
+	beside := [][]string{{"page", "floor: compile and link", "of it link", "`go build`", "÷ floor", "`go build` while asked", "air", "requests failed at each of its saves"}}
 	parts := [][]string{{"page", "debounce_ms", "until the build begins", "build", "of it compile", "start, ready, swap"}}
 	for _, kind := range []struct {
 		name   string
 		source func(text string) string
-	}{{"net/http", plainPage}, {"net/http and sdk/worker", textPage}} {
-		alone := newAlone(t, kind.source)
-		lives := []*live{newLive(t, kind.source, 50), newLive(t, kind.source, 0)}
-		alone.save("warm up")
-		lives[0].check(alone)
+		air    bool
+	}{{"net/http", plainPage, true}, {"net/http and sdk/worker", textPage, false}} {
+		c := newContest(t, kind.source, kind.air)
 		for round := range saveRounds {
-			text := fmt.Sprintf("%s, round %d", kind.name, round)
-			for i := range 4 { // each of the four is in each place about equally often
-				switch who := (round + i) % 4; who {
-				case 2:
-					alone.took = append(alone.took, alone.save(text))
-				case 3:
-					alone.asked = append(alone.asked, lives[0].asking(func() time.Duration { return alone.save(text + ", asked") }))
-				default:
-					lives[who].save(text)
-				}
-			}
+			c.round(round, fmt.Sprintf("%s, round %d", kind.name, round))
 		}
-		for _, l := range lives {
-			rows, parts = append(rows, l.row(kind.name, alone)), append(parts, l.parts(kind.name))
-		}
-		for _, l := range lives {
+		for _, l := range c.lives {
+			lead, parts = append(lead, c.row(kind.name, l)), append(parts, l.parts(kind.name))
 			l.stop()
 		}
+		beside = append(beside, c.others(kind.name))
 	}
-	r.table(fmt.Sprintf("Save → live, medians of %d", saveRounds), rows...)
+	r.table(fmt.Sprintf("Save → live, medians of %d", saveRounds), lead...)
+	r.table("What it is measured against", beside...)
 	r.table("Where the time goes", parts...)
+}
+
+// contest is all that is measured side by side with one page.
+type contest struct {
+	lives []*live
+	floor *floor
+	alone *alone
+	air   *air // or nil
+}
+
+func newContest(t *testing.T, source func(string) string, withAir bool) *contest {
+	c := &contest{alone: newAlone(t, source), floor: newFloor(t, source, nil), lives: []*live{newLive(t, source, 50), newLive(t, source, 0)}}
+	if withAir {
+		c.air = newAir(t, source)
+	}
+	c.alone.save("warm up")
+	for _, l := range c.lives {
+		l.save("warmer") // a build after the first may be done otherwise
+		l.forget()
+		l.check(c.alone)
+	}
+	return c
+}
+
+// round has one save of each, in an order in which each is in each place about equally often.
+func (c *contest) round(round int, text string) {
+	turns := []func(){
+		func() { c.lives[0].save(text); time.Sleep(rest) },
+		func() { c.alone.took = append(c.alone.took, c.alone.save(text)) },
+		func() { c.floor.save(text) },
+		func() { c.lives[1].save(text); time.Sleep(rest) },
+		func() {
+			c.alone.asked = append(c.alone.asked, c.lives[0].asking(func() time.Duration { return c.alone.save(text + ", asked") }))
+		},
+	}
+	if c.air != nil {
+		turns = append(turns, func() { c.air.save(text) })
+	}
+	for i := range turns {
+		turns[(round+i)%len(turns)]()
+	}
+}
+
+func (c *contest) row(name string, l *live) []string {
+	low, high := middleHalf(l.total, c.floor.took)
+	row := []string{name, fmt.Sprint(l.debounce), ms(median(l.total)), "**" + ratio(median(l.total), median(c.floor.took)) + "**",
+		fmt.Sprintf("%.2f to %.2f", low, high), ratio(median(l.total), median(c.alone.took)), "", "0"} // one that fails ends all
+	if c.air != nil {
+		row[6] = "**" + ratio(median(l.total), median(c.air.took)) + "**"
+	}
+	return row
+}
+
+func (c *contest) others(name string) []string {
+	row := []string{name, ms(median(c.floor.took)), ms(median(c.floor.linked)), ms(median(c.alone.took)), ratio(median(c.alone.took), median(c.floor.took)),
+		ms(median(c.alone.asked)), "", ""}
+	switch {
+	case c.air == nil && findAir() == "":
+		row[6] = "not installed"
+	case c.air != nil:
+		row[6], row[7] = ms(median(c.air.took)), fmt.Sprintf("%.1f", float64(c.air.failed)/float64(len(c.air.took)))
+	}
+	return row
+}
+
+// middleHalf is where half of the ratios of each round lie.
+func middleHalf(a, b []time.Duration) (low, high float64) {
+	ratios := make([]float64, len(a))
+	for i := range ratios {
+		ratios[i] = float64(a[i]) / float64(b[i])
+	}
+	return quantile(ratios, 0.25), quantile(ratios, 0.75)
 }
 
 // alone is a site that no server looks after, built by the go command as the builder calls it.
@@ -99,9 +164,9 @@ func (a *alone) save(text string) time.Duration {
 // live is a site that a server serves.
 type live struct {
 	*site
+	asker
 	source   func(string) string
 	debounce int
-	client   *http.Client
 	total    []time.Duration
 	before   []time.Duration // from the write until the kernel knows of it, and from the swap to the answer
 	build    []time.Duration
@@ -113,15 +178,17 @@ func newLive(t *testing.T, source func(string) string, debounce int) *live {
 	l := &live{site: newSite(t, map[string]string{savedPage: source("warm up")}), source: source, debounce: debounce}
 	l.configure("", "", fmt.Sprintf("file_watcher:\n  debounce_ms: %d\n", debounce))
 	l.startReal()
-	l.client = &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: patience}
-	t.Cleanup(l.client.CloseIdleConnections)
+	l.asker = newAsker(t, l.url("/"))
 	return l
 }
+
+// forget drops what was measured so far.
+func (l *live) forget() { l.total, l.before, l.build, l.compile, l.after = nil, nil, nil, nil, nil }
 
 // check makes sure that the builder builds as the go command alone does.
 func (l *live) check(a *alone) {
 	l.t.Helper()
-	ours, err := buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", l.page("index").Workers[0].PID))
+	ours, err := buildinfo.ReadFile(fmt.Sprintf("/proc/%d/exe", l.servingPID("index")))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -139,16 +206,14 @@ func (l *live) save(text string) {
 	l.t.Helper()
 	start := time.Now()
 	l.write(savedPage, l.source(text))
-	for tick := time.NewTicker(askEvery); l.ask() != text; <-tick.C {
-		if time.Since(start) > patience {
-			tick.Stop()
-			l.t.Fatalf("%q is not live after %v:\n%s", text, patience, tail(l.out.String(), 4000))
-		}
-	}
+	l.until(text, askEvery)
 	total := time.Since(start)
-	l.await("the old worker to be gone", func() error {
-		if p := l.page("index"); len(p.Workers) != 1 || p.Build.LiveMS == 0 {
-			return fmt.Errorf("it has %d workers", len(p.Workers))
+	l.await("the old worker to serve no more", func() error {
+		p := l.page("index")
+		for _, w := range p.Workers {
+			if w.State != "serving" && w.State != "warm" || p.Build.LiveMS == 0 {
+				return fmt.Errorf("a worker is %s", w.State)
+			}
 		}
 		return nil
 	})
@@ -161,10 +226,22 @@ func (l *live) save(text string) {
 	l.after = append(l.after, known-build)
 }
 
+// servingPID is the process that gets the requests of a page.
+func (s *site) servingPID(page string) int {
+	s.t.Helper()
+	for _, w := range s.page(page).Workers {
+		if w.State == "serving" {
+			return w.PID
+		}
+	}
+	s.t.Fatalf("no worker of %s serves", page)
+	return 0
+}
+
 // compiled is how long the compilation took of what serves.
 func (l *live) compiled() time.Duration {
 	l.t.Helper()
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", l.page("index").Workers[0].PID))
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", l.servingPID("index")))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -201,17 +278,40 @@ func (l *live) asking(f func() time.Duration) time.Duration {
 	return f()
 }
 
-func (l *live) ask() string {
+// until asks until the new code answers. It is a fault of the server when a request fails.
+func (l *live) until(text string, every time.Duration) {
 	l.t.Helper()
-	text, err := l.answer()
-	if err != nil {
-		l.t.Fatal(err)
+	start, tick := time.Now(), time.NewTicker(every)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		got, err := l.answer()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if got == text {
+			return
+		}
+		if time.Since(start) > patience {
+			l.t.Fatalf("%q is not live after %v:\n%s", text, patience, tail(l.out.String(), 4000))
+		}
 	}
-	return text
 }
 
-func (l *live) answer() (string, error) {
-	resp, err := l.client.Get(l.url("/"))
+// asker asks one URL over one kept connection.
+type asker struct {
+	client *http.Client
+	target string
+}
+
+func newAsker(t *testing.T, target string) asker {
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: patience}
+	t.Cleanup(client.CloseIdleConnections)
+	return asker{client, target}
+}
+
+// answer gives what is answered with 200.
+func (a asker) answer() (string, error) {
+	resp, err := a.client.Get(a.target)
 	if err != nil {
 		return "", err
 	}
@@ -221,15 +321,6 @@ func (l *live) answer() (string, error) {
 		err = fmt.Errorf("the page answers %d %q", resp.StatusCode, b)
 	}
 	return strings.TrimSpace(string(b)), err
-}
-
-func (l *live) row(name string, a *alone) []string {
-	ratios := make([]float64, len(l.total))
-	for i := range ratios {
-		ratios[i] = float64(l.total[i]) / float64(a.took[i])
-	}
-	return []string{name, fmt.Sprint(l.debounce), ms(median(l.total)), ms(median(a.took)), "**" + ratio(median(l.total), median(a.took)) + "**",
-		fmt.Sprintf("%.2f to %.2f", quantile(ratios, 0.25), quantile(ratios, 0.75)), ms(median(a.asked)), ratio(median(l.total), median(a.asked))}
 }
 
 func (l *live) parts(name string) []string {

@@ -32,7 +32,7 @@ func TestBenchmarks(t *testing.T) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, *results)
-	}{{"save", benchSave}, {"start", benchStart}, {"memory", benchMemory}, {"plugins", benchPlugins}, {"plugins stopped", benchStopped}}
+	}{{"save", benchSave}, {"edit", benchEdit}, {"size", benchSize}, {"start", benchStart}, {"memory", benchMemory}, {"plugins", benchPlugins}, {"plugins stopped", benchStopped}}
 	ran := 0
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) { ran++; part.run(t, r) })
@@ -117,13 +117,14 @@ func (r *results) keep() error {
 }
 
 // launchReal is launch with the program as users run it, quiet: a console that nobody reads would be measured too.
-func (s *site) launchReal() {
+// args are further words of the command line.
+func (s *site) launchReal(args ...string) {
 	s.t.Helper()
 	path, err := filepath.Abs(binaryUnderTest)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.cmd = exec.CommandContext(context.Background(), path, "-C", s.dir, "--quiet")
+	s.cmd = exec.CommandContext(context.Background(), path, append(append([]string{"-C", s.dir}, args...), "--quiet")...)
 	s.cmd.Env = append(os.Environ(), s.environ...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -137,9 +138,9 @@ func (s *site) launchReal() {
 }
 
 // startReal waits until all pages serve.
-func (s *site) startReal() {
+func (s *site) startReal(args ...string) {
 	s.t.Helper()
-	s.launchReal()
+	s.launchReal(args...)
 	s.awaitServing()
 }
 

@@ -19,13 +19,29 @@ import (
 )
 
 func newBuild(a *app) *cobra.Command {
-	return a.asJSON(&cobra.Command{
-		Use:     "build",
-		Short:   "Build all pages without serving them, as a check",
-		Example: "  tqserver build  # exit code 1 when a page does not build",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.build(cmd) },
+	why := false
+	cmd := a.asJSON(&cobra.Command{
+		Use:   "build [--explain [PAGE...]]",
+		Short: "Build all pages without serving them, as a check, or explain what their builds cost",
+		Long: `Build builds all pages, as a check. With --explain it tells instead, of the pages that are named or of all,
+how long they compile and link, and which of their imports cost how much of that. PAGE is a name or a route.
+Only pages that builtin:go builds can be explained; each takes some seconds.`,
+		Example: "  tqserver build                  # exit code 1 when a page does not build\n  tqserver build --explain index  # which imports of the page index cost most",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && !why {
+				return errors.New("only --explain takes names of pages: all pages are built")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if why {
+				return a.explain(cmd, args)
+			}
+			return a.build(cmd)
+		},
 	})
+	cmd.Flags().BoolVar(&why, "explain", false, "tell what each import of a page costs")
+	return cmd
 }
 
 func (a *app) build(cmd *cobra.Command) error {

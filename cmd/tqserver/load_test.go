@@ -49,23 +49,28 @@ func everyKind(path string) []client {
 
 // startLoad starts the clients. ok judges a whole 200 answer; nil takes any that is not empty.
 func (s *site) startLoad(clients []client, ok func(c client, body string) error) *load {
+	return s.startJudged(clients, func() func(client, string) error { return ok })
+}
+
+// startJudged starts clients that call judge before each request, and what it gives with the answer.
+func (s *site) startJudged(clients []client, judge func() func(c client, body string) error) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{t: s.t, cancel: cancel}
 	for _, c := range clients {
-		l.done.Go(func() { l.ask(ctx, s.url(c.path), c, ok) })
+		l.done.Go(func() { l.ask(ctx, s.url(c.path), c, judge) })
 	}
 	s.t.Cleanup(cancel)
 	return l
 }
 
-func (l *load) ask(ctx context.Context, url string, c client, ok func(client, string) error) {
+func (l *load) ask(ctx context.Context, url string, c client, judge func() func(client, string) error) {
 	transport := &http.Transport{DisableKeepAlives: c.newConn}
 	defer transport.CloseIdleConnections()
 	hc := &http.Client{Transport: transport, Timeout: 60 * time.Second}
 	payload := bytes.Repeat([]byte("x"), c.post)
 	for ctx.Err() == nil {
 		start := time.Now()
-		if err := once(hc, url, c, payload, ok); err != nil {
+		if err := once(hc, url, c, payload, judge()); err != nil {
 			l.fail(fmt.Sprintf("%s after %v at %s: %v", c.name, time.Since(start).Round(time.Millisecond), time.Now().Format("15:04:05.000"), err))
 		}
 		l.requests.Add(1)

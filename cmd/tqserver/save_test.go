@@ -10,19 +10,6 @@ import (
 	"testing"
 )
 
-// TestFiftySavesUnderLoad saves a page again and again while clients of every kind ask it: none may notice, and after
-// each save the new code answers.
-func TestFiftySavesUnderLoad(t *testing.T) {
-	s := newSite(t, map[string]string{"pages/index/main.go": textPage("release 0")})
-	s.start()
-	l := s.startLoad(append(everyKind("/"), everyKind("/")...), nil)
-	for i := 1; i <= 50; i++ {
-		s.write("pages/index/main.go", textPage(fmt.Sprintf("release %d", i)))
-		s.awaitBody("/", fmt.Sprintf("release %d", i))
-	}
-	l.mustHold()
-}
-
 // TestConfigChangesUnderLoad changes the configuration on disk: the workers that it concerns are replaced, and only
 // they; nobody notices.
 func TestConfigChangesUnderLoad(t *testing.T) {

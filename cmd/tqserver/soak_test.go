@@ -34,17 +34,11 @@ func soakFor(t *testing.T) time.Duration {
 // TestSoak does to a server under load everything that happens to one, again and again: afterwards it holds no more
 // than before. `make soak` does it for minutes.
 func TestSoak(t *testing.T) {
-	tmp, err := os.MkdirTemp("/tmp", "tq") // short: the paths of sockets are
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(tmp) })
-	s := newSite(t, map[string]string{
+	k := newSoak(t, map[string]string{
 		"pages/index/main.go": textPage("release 0"),
 		"pages/sdk/main.go":   streamFile(t, "sdk/main.go", "one"), "pages/sdk/handler.go": streamFile(t, "handler.go", "one"),
 	})
-	s.environ = []string{"TMPDIR=" + tmp, "XDG_RUNTIME_DIR="}
-	k := &soak{site: s, tmp: tmp}
+	s := k.site
 	s.configure("", "", soakPlugins)
 	s.start()
 	for range allStages { // each has been replaced once
@@ -57,7 +51,7 @@ func TestSoak(t *testing.T) {
 	after := k.settle(&before)
 	t.Logf("%d rounds, %d requests\nbefore: %+v\nafter:  %+v", k.rounds, k.requests, before, after)
 	if t.Failed() {
-		t.Logf("files: %q", append(listFiles(tmp), listFiles(s.path(".tqserver"))...))
+		t.Logf("files: %q", append(listFiles(k.tmp), listFiles(s.path(".tqserver"))...))
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // the output then has all goroutines
 		<-s.exited
 		s.cmd = nil
@@ -74,6 +68,19 @@ type soak struct {
 	tmp      string
 	rounds   int
 	requests int64
+}
+
+// newSoak makes a site whose server has a temporary directory of its own.
+func newSoak(t *testing.T, files map[string]string) *soak {
+	t.Helper()
+	tmp, err := os.MkdirTemp("/tmp", "tq") // short: the paths of sockets are
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(tmp) })
+	s := newSite(t, files)
+	s.environ = []string{"TMPDIR=" + tmp, "XDG_RUNTIME_DIR="}
+	return &soak{site: s, tmp: tmp}
 }
 
 // round is one of everything, with requests going on meanwhile.
