@@ -58,6 +58,7 @@ type laneRun struct {
 	work   string            // directory for temporary files
 	local  map[string]string // archives of the units, by import path: name in the store
 	failed map[string]bool   // units with an error, by import path, and those that need them
+	config string            // path of the linker's importcfg
 	text   strings.Builder   // what the compiler says
 }
 
@@ -91,12 +92,12 @@ func (r *laneRun) run(ctx context.Context, binary string) ([]sdk.Diagnostic, err
 		return r.explain(r.text.String()), nil
 	}
 	r.event(sdk.Event{Step: "link"})
-	config, err := r.store.config(r.importcfg() + r.lane.modinfo)
-	if err != nil {
+	var err error
+	if r.config, err = r.store.config(r.importcfg() + r.lane.modinfo); err != nil {
 		return nil, fmt.Errorf("%w: %w", errSlow, err)
 	}
 	main := r.store.path(r.local[r.lane.units[len(r.lane.units)-1].path])
-	if output, err := r.link(ctx, r.lane, config, main, binary, r.work); err != nil {
+	if output, err := r.link(ctx, r.lane, r.config, main, binary, r.work); err != nil {
 		return nil, fmt.Errorf("%w: link: %w: %s", errSlow, err, tail(output)) // if the source is at fault, the go command says so again
 	}
 	return nil, nil

@@ -106,6 +106,16 @@ func TestEditsThatKeepThePlanAreFast(t *testing.T) {
 	)
 }
 
+func TestLaneIsReadyAfterARestart(t *testing.T) {
+	s := newLaneSite(t, "pages/a/main.go", program(`"one"`))
+	s.lane("a")
+	s.drain()
+	s.g = NewGo()
+	s.g.lanes.background.quiet = time.Millisecond
+	s.lane("a")
+	s.follow("a", edit{"pages/a/main.go", program(`"two"`), "two", true})
+}
+
 func TestSwitchTurnsTheLaneOff(t *testing.T) {
 	s := newLaneSite(t, "pages/a/main.go", program(`"one"`))
 	s.configure(func(c *GoConfig) { c.Fast = "off" })

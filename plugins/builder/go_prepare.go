@@ -226,7 +226,7 @@ func unedited(u *unit, before, after files) bool {
 
 // holds names the files in the store that the lane needs.
 func (r *laneRun) holds() map[string]bool {
-	names := map[string]bool{}
+	names := map[string]bool{filepath.Base(r.config): true}
 	for _, archives := range []map[string]string{r.lane.fixed, r.local} {
 		for name := range maps.Values(archives) {
 			names[name] = true
