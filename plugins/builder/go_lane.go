@@ -193,7 +193,7 @@ func (r *laneRun) compileUnit(ctx context.Context, u *unit, key string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSlow, err)
 	}
-	text, err := r.tool(ctx, r.lane.compiler, r.lane.env, r.work, append(args, u.files...)...)
+	text, err := r.tool(ctx, r.lane.compiler, append([]string{"GOGC=" + toolGC}, r.lane.env...), r.work, append(args, u.files...)...)
 	if err != nil {
 		return r.compileError(u, text, err)
 	}
