@@ -43,7 +43,7 @@ var expressions = map[string]string{"strings": `strings.ToUpper("x")`, "sort": `
 	"bytes": `bytes.Count([]byte("aa"), nil)`, "math/bits": `bits.Len(8)`, "errors": `errors.New("e")`,
 	"text/tabwriter": `tabwriter.Debug`, "unicode/utf16": `utf16.IsSurrogate(1)`}
 
-var faults = []string{"type", "syntax", "import", "local", "unused", "embed", "shared", "deep", "twice", "missing main"}
+var sceneFaults = []string{"type", "syntax", "import", "local", "unused", "embed", "shared", "deep", "twice", "missing main"}
 
 // change makes one edit.
 func (s *scene) change(r *rand.Rand) string {
@@ -75,7 +75,7 @@ func (s *scene) change(r *rand.Rand) string {
 		{1, "import of a replaced module", func() { s.useLib = !s.useLib }},
 		{2, "replaced module", func() { s.lib = n }},
 		{1, "go line", func() { s.goLine = []string{"1.26", "1.21", "1.25"}[n%3] }},
-		{5, "fault", func() { s.fault = faults[n%len(faults)] }},
+		{5, "fault", func() { s.fault = sceneFaults[n%len(sceneFaults)] }},
 	}
 	sum := 0
 	for _, e := range edits {
