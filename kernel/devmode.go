@@ -221,7 +221,9 @@ func (p *page) devAssets(changes []sdk.Change) {
 		if src == nil || src.concerns(c, true) || !showsInBrowser(c.Path) || !p.owns(c.Path) {
 			continue
 		}
-		files = append(files, c.Path)
+		if !slices.Contains(files, c.Path) {
+			files = append(files, c.Path)
+		}
 		plain = plain && c.Op != sdk.Removed
 	}
 	if len(files) == 0 {
