@@ -18,8 +18,8 @@ test: vet browser ## all tests, race detector on
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
 	$(GO) test -race -count=1 -timeout 40m ./...
 
-bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in less than 10 minutes
-	$(GO) test -tags bench -count=1 -timeout 10m -v -run '^TestBenchmarks$$' ./cmd/tqserver
+bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in about 12 minutes
+	$(GO) test -tags bench -count=1 -timeout 30m -v -run '^TestBenchmarks$$' ./cmd/tqserver
 
 browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
 	@{ $(CHROMIUM); } >/dev/null || { \

@@ -18,8 +18,8 @@ const (
 	askOften   = time.Millisecond
 )
 
-// templatePage renders a template that it does not embed.
-const templatePage = `package main
+// renderedPage renders a template that it does not embed.
+const renderedPage = `package main
 
 import (
 	"log"
@@ -77,7 +77,7 @@ func each(f func(n int) time.Duration) (took []time.Duration) {
 
 func benchTemplate(t *testing.T) []time.Duration {
 	const file = "pages/index/templates/index.html"
-	l := &live{site: newSite(t, map[string]string{savedPage: templatePage, file: "as it was"})}
+	l := &live{site: newSite(t, map[string]string{savedPage: renderedPage, file: "as it was"})}
 	l.startReal()
 	defer l.stop()
 	l.asker = newAsker(t, l.url("/"))

@@ -215,18 +215,23 @@ func (k *soak) settle(level *holdings) (h holdings) {
 // excess says what is too much: processes are counted exactly; the rest may differ by what the runtime keeps. Memory
 // says nothing under the race detector, which remembers more and more of what it saw.
 func (k *soak) excess(h holdings, level *holdings) string {
-	want := 0
+	want, warm := 0, 0
 	st := k.status()
 	for _, p := range st.Pages {
 		want += len(p.Workers)
+		for _, w := range p.Workers {
+			if w.State == "warm" { // one per page at most
+				warm++
+			}
+		}
 	}
 	for _, stage := range st.Stages {
 		if stage.PID != 0 {
 			want++
 		}
 	}
-	if pages := len(st.Pages); want != pages+len(allStages) || h.Children != want {
-		return fmt.Sprintf("%d child processes, %d workers and plugins, for %d pages and %d stages", h.Children, want, pages, len(allStages))
+	if pages := len(st.Pages); want-warm != pages+len(allStages) || warm > pages || h.Children != want {
+		return fmt.Sprintf("%d child processes, %d workers, of them %d warm, and plugins, for %d pages and %d stages", h.Children, want, warm, pages, len(allStages))
 	}
 	if level == nil {
 		return ""

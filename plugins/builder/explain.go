@@ -82,11 +82,11 @@ func planned(ctx context.Context, config []byte, dir string) (*build, error) {
 	if b.plan, err = b.newPlan(ctx); err != nil {
 		return nil, err
 	}
-	return b, faults(b.plan.diagnostics)
+	return b, diagnosed(b.plan.diagnostics)
 }
 
-// faults makes an error of diagnostics, if there are any that are no warnings.
-func faults(found []sdk.Diagnostic) error {
+// diagnosed makes an error of diagnostics, if there are any that are no warnings.
+func diagnosed(found []sdk.Diagnostic) error {
 	var errs []error
 	for _, d := range found {
 		if !d.Warning {

@@ -42,7 +42,7 @@ func (b *build) graph(ctx context.Context) (*graph, error) {
 	out, err := b.query(ctx, b.plan.cgoSettings(nil)[:1], append(args, ".")...)
 	var fault *toolError
 	if errors.As(err, &fault) {
-		return nil, faults(b.explain(fault.text))
+		return nil, diagnosed(b.explain(fault.text))
 	}
 	if err != nil {
 		return nil, err

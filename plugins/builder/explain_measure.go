@@ -93,7 +93,7 @@ func (b *build) buildOnce(ctx context.Context, temp string, flags ...string) (st
 	case ctx.Err() != nil:
 		return "", ctx.Err()
 	case errors.As(err, &exit):
-		return "", faults(b.explain(text.String()))
+		return "", diagnosed(b.explain(text.String()))
 	case err != nil:
 		return "", fmt.Errorf("run %s build: %w", path, err)
 	}
