@@ -144,6 +144,7 @@ func (k *Kernel) pageNamed(name string) (*page, error) {
 	if len(routes) == 0 {
 		return nil, errors.New("there are no pages yet")
 	}
+	slices.Sort(routes)
 	text := fmt.Sprintf("no page %q: there are %s", name, strings.Join(routes, ", "))
 	if meant := config.Nearest(name, names); meant != "" {
 		text = fmt.Sprintf("%s\nhint: did you mean %s?", text, meant)

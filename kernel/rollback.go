@@ -48,7 +48,10 @@ func (k *Kernel) Rollback(ctx context.Context, name, release string) (control.Ro
 	posted := p.post(func() {
 		p.rollback(release, &out, func(err error) {
 			out.TookMS = float64(time.Since(began).Microseconds()) / 1000
-			done <- err
+			tell := func() { done <- err }
+			if !p.post(tell) { // when the status shows it
+				tell()
+			}
 		})
 	})
 	if !posted {
