@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -65,8 +66,7 @@ func TestCrashOnProbation(t *testing.T) {
 			if p.current.release.ID != "three" || p.candidate != nil || !strings.Contains(p.trouble(), "release two was rolled back") {
 				t.Errorf("what was rolled back is deployed again, trouble %q", p.trouble())
 			}
-			k.good = loadGoodReleases(k.good.path)
-			if err := k.good.save(); err != nil || k.good.undone("a", "two") == "" {
+			if err := k.good.save(); err != nil || loadGoodReleases(k.good.path).undone("a", "two") == "" {
 				t.Errorf("it is not remembered: %v", err)
 			}
 		})
@@ -111,12 +111,11 @@ func TestErrorsOnProbation(t *testing.T) {
 			}
 		}
 		if dev {
-			pr.cancel()
-			p.work.Go(func() {}) // the watch has ended when all work has
-			p.until(t, "the old worker to be warm", func() bool { return p.warm.state.Load() != nil })
-			if p.current.release.ID != "two" || k.good.undone("a", "two") != "" {
-				t.Error("a developer does not see his page's errors")
+			ctx, cancel := context.WithTimeout(t.Context(), 3*judgeEvery)
+			if text := pr.watch(ctx, true); text != "" || p.current.release.ID != "two" {
+				t.Errorf("a developer does not see his page's errors: %q", text)
 			}
+			cancel()
 			continue
 		}
 		p.until(t, "the first release", func() bool { return p.current.release.ID == "one" })

@@ -57,7 +57,7 @@ func loadGoodReleases(path string) *goodReleases {
 		if k == nil {
 			delete(g.all, page)
 		} else if k.ID != "" && k.find(k.ID) == nil { // the file is of a version that kept no others
-			k.Records = append(k.Records, record{release: k.release, Built: modified(k.Artifact), Live: modified(path), Size: size(k.Artifact)})
+			k.Records = append(k.Records, record{release: k.release, Built: modTime(k.Artifact), Live: modTime(path), Size: size(k.Artifact)})
 		}
 	}
 	return g
@@ -275,7 +275,7 @@ func size(path string) int64 {
 	return info.Size()
 }
 
-func modified(path string) time.Time {
+func modTime(path string) time.Time {
 	info, err := os.Stat(path)
 	if err != nil {
 		return time.Time{}

@@ -43,7 +43,9 @@ func TestRollbackPins(t *testing.T) {
 	if p.current.release.ID != "one" || p.candidate != nil || p.trouble() != "" {
 		t.Errorf("serving is %s, trouble %q", p.current.release.ID, p.trouble())
 	}
-	p.work.Wait() // it is written down
+	if err := k.good.save(); err != nil {
+		t.Fatal(err)
+	}
 
 	k.good = loadGoodReleases(k.good.path)
 	again := testPage(t, k, "a")
@@ -134,8 +136,7 @@ func TestRollbackToWhatIsLive(t *testing.T) {
 	if _, err := p.goBack(t, "one"); err != nil || p.candidate != nil {
 		t.Fatalf("%v, being started is %+v", err, p.candidate)
 	}
-	p.work.Wait()
-	p.handle()
+	p.until(t, "the start to have ended", func() bool { return len(k.ports.Leases()) == 1 && len(p.leaving) == 0 })
 	if pin := k.good.pinned("a"); p.current.release.ID != "one" || pin == nil || pin.Over != "two" {
 		t.Errorf("serving is %s, pinned %+v", p.current.release.ID, pin)
 	}
