@@ -70,7 +70,7 @@ var good = map[string]func(*Config){
 			StartupDelay: 5 * time.Millisecond, RestartDelay: 6 * time.Millisecond,
 			ShutdownGracePeriod: 7 * time.Millisecond, ReadyTimeout: 8 * time.Millisecond,
 			DrainTimeout: 9 * time.Millisecond, HoldTimeout: 0, HoldRequests: 11,
-			BinaryMaxAge: 12 * time.Hour,
+			BinaryMaxAge: 12 * time.Hour, KeepReleases: 29, KeepWarm: 30 * time.Millisecond, Probation: 31 * time.Millisecond,
 			Default: Worker{
 				GoMaxProcs: 0, MaxRequests: 13,
 				ReadTimeout: 14 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 16 * time.Second,
@@ -87,14 +87,14 @@ var good = map[string]func(*Config){
 		c.Plugins = Plugins{
 			Resolver: Plugin{
 				Use: "./bin/vhost", SHA256: strings.Repeat("0123456789abcdef", 4),
-				Env: map[string]*string{"DEBUG": &debug, "FAST": &yes}, Pos: at(45, 5),
+				Env: map[string]*string{"DEBUG": &debug, "FAST": &yes}, Pos: at(48, 5),
 			},
-			Watcher: Plugin{Use: "builtin:fsnotify", Pos: at(50, 13)},
-			Checker: Plugin{Use: "builtin:http", Pos: at(51, 13)},
-			Rotator: Plugin{Use: "builtin:syslog-2", Pos: at(52, 12)},
+			Watcher: Plugin{Use: "builtin:fsnotify", Pos: at(53, 13)},
+			Checker: Plugin{Use: "builtin:http", Pos: at(54, 13)},
+			Rotator: Plugin{Use: "builtin:syslog-2", Pos: at(55, 12)},
 			Builder: []Plugin{
-				{Use: "builtin:go", Match: []string{"**/main.go"}, Pos: at(54, 7)},
-				{Use: "/opt/bun", Pos: at(55, 7)},
+				{Use: "builtin:go", Match: []string{"**/main.go"}, Pos: at(57, 7)},
+				{Use: "/opt/bun", Pos: at(58, 7)},
 			},
 			StartTimeout: 18 * time.Millisecond, RPCTimeout: 19 * time.Millisecond, StopTimeout: 20 * time.Millisecond, Probation: 27 * time.Millisecond, BuildTimeout: 28 * time.Millisecond,
 			Restart: Restart{
@@ -139,8 +139,8 @@ func TestPluginConfigKeepsItsPlace(t *testing.T) {
 	if node == nil || node.Kind != yaml.MappingNode {
 		t.Fatalf("config is %+v, want a mapping", node)
 	}
-	if key := node.Content[0]; key.Value != "interval_ms" || key.Line != 51 || key.Column != 23 {
-		t.Errorf("first key is %q at %d:%d, want interval_ms at 51:23", key.Value, key.Line, key.Column)
+	if key := node.Content[0]; key.Value != "interval_ms" || key.Line != 54 || key.Column != 23 {
+		t.Errorf("first key is %q at %d:%d, want interval_ms at 54:23", key.Value, key.Line, key.Column)
 	}
 	if c.Plugins.Watcher.Config != nil || c.Plugins.Rotator.Config != nil {
 		t.Error("an absent or null config is not nil")

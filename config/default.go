@@ -40,6 +40,9 @@ func Default() *Config {
 			HoldTimeout:         10 * time.Second,
 			HoldRequests:        1000,
 			BinaryMaxAge:        24 * time.Hour,
+			KeepReleases:        10,
+			KeepWarm:            time.Minute,
+			Probation:           time.Minute,
 			Default: Worker{
 				GoMaxProcs:   1,
 				ReadTimeout:  30 * time.Second,

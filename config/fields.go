@@ -63,6 +63,9 @@ func (w *Workers) fields() fields {
 		{"hold_timeout_ms", span(&w.HoldTimeout, time.Millisecond, 0, time.Hour)},
 		{"hold_requests", whole(&w.HoldRequests, 0, noLimit)},
 		{"binary_max_age_hours", span(&w.BinaryMaxAge, time.Hour, 0, year)},
+		{"keep_releases", whole(&w.KeepReleases, 1, 1000)},
+		{"keep_warm_ms", span(&w.KeepWarm, time.Millisecond, 0, 24*time.Hour)},
+		{"probation_ms", span(&w.Probation, time.Millisecond, 0, 24*time.Hour)},
 		{"default", section(w.Default.fields())},
 		{"paths", overrides(&w.Paths)},
 	}

@@ -31,6 +31,15 @@ type Workers struct {
 	HoldRequests int
 	// BinaryMaxAge is the age at which an unused binary is removed.
 	BinaryMaxAge time.Duration
+	// KeepReleases is how many releases of a page one can go back to, the live
+	// one included. Their binaries count as used.
+	KeepReleases int
+	// KeepWarm is how long the worker of the previous release stays ready; 0
+	// keeps none.
+	KeepWarm time.Duration
+	// Probation is how long a new release is watched: if it crashes or fails
+	// its requests, the previous one comes back; 0 is never.
+	Probation time.Duration
 
 	// Default applies to every page; use [Workers.For] to read it.
 	Default Worker

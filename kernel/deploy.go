@@ -59,7 +59,7 @@ func (p *page) changed(at time.Time) {
 
 func (p *page) build() {
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.building, p.again, p.missed = &build{cancel}, false, nil
+	p.building, p.again, p.missed, p.overtaken = &build{cancel}, false, nil, false
 	job := sdk.Job{Page: p.name, Dir: p.route.Dir, Source: p.route.Source}
 	p.work.Go(func() {
 		defer cancel()
@@ -95,8 +95,12 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 		p.buildFailed()
 		return
 	}
-	r := report.result
-	p.deploy(release{ID: r.Release, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env, proof: p.prove(r)})
+	res := report.result
+	r := release{ID: res.Release, Artifact: res.Artifact, Argv: res.Argv, Env: res.Env, proof: p.prove(res)}
+	p.keepBuilt(r, report)
+	if !p.withheld(r) {
+		p.deploy(r)
+	}
 }
 
 func (p *page) buildFailed() {
@@ -147,7 +151,9 @@ func (p *page) deploy(r release) {
 	if p.current != nil && p.current.release.ID == r.ID {
 		why = reconfigure
 	}
-	p.start(r, why, 0)
+	if !p.rewarm(r, why, nil) {
+		p.start(r, why, 0)
+	}
 }
 
 // reason is why a worker is started.
@@ -169,6 +175,7 @@ type candidate struct {
 	begins  time.Time // after the delay
 	cancel  context.CancelFunc
 	ports   <-chan struct{} // closed when the ports changed since the start
+	back    *wayBack        // nil: it goes forward
 }
 
 // start begins to start a worker after a delay, in place of one that is being started.
@@ -191,7 +198,8 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 // startEnded is where a start comes back.
 func (p *page) startEnded(c *candidate, inst *instance, err error) {
 	c.cancel()
-	if p.candidate != c { // superseded
+	if p.candidate != c {
+		c.superseded()
 		if inst != nil {
 			p.retire(inst)
 		}
@@ -199,7 +207,8 @@ func (p *page) startEnded(c *candidate, inst *instance, err error) {
 	}
 	p.candidate = nil
 	var spoiled *artifactError
-	if errors.As(err, &spoiled) && p.newest(c.release) {
+	if errors.As(err, &spoiled) && p.newest(c.release) && c.back == nil {
+		p.k.good.forget(p.name, c.release.ID)
 		p.built.result.OK, p.built.diagnostics = false, []sdk.Diagnostic{{Message: err.Error()}}
 		p.buildFailed()
 		return
@@ -208,6 +217,7 @@ func (p *page) startEnded(c *candidate, inst *instance, err error) {
 		p.startFailed(c, err)
 		return
 	}
+	p.follow(inst)
 	p.swap(c, inst)
 }
 
@@ -216,14 +226,10 @@ func (p *page) swap(c *candidate, inst *instance) {
 	old := p.current
 	p.current = inst
 	p.backend.Set(inst.endpoint)
-	p.follow(inst)
-	if old != nil {
-		p.retire(old)
-	}
+	p.depose(old, c, inst)
+	p.arrived(c, inst, old)
 	p.live(c, inst)
 	p.assetsSwapped()
-	p.good = inst.release
-	p.k.good.set(p.name, inst.release)
 	p.renew() // the configuration may have changed while it started
 }
 
@@ -251,11 +257,13 @@ func (p *page) newest(r release) bool {
 }
 
 // retire takes a worker out of service: wait for its requests, then stop it, then give its port back.
-func (p *page) retire(inst *instance) {
+func (p *page) retire(inst *instance) { p.leave(inst, p.k.config().Workers.RestartDelay) }
+
+func (p *page) leave(inst *instance, delay time.Duration) {
 	p.leaving[inst] = true
 	p.work.Go(func() {
 		workers := p.k.config().Workers
-		_ = sleep(p.ctx, workers.RestartDelay)
+		_ = sleep(p.ctx, delay)
 		inst.state.Store(ptr(draining))
 		inst.worker.Retire()
 		ctx, cancel := context.WithTimeout(p.k.cut, workers.DrainTimeout)
@@ -275,6 +283,9 @@ func (p *page) retire(inst *instance) {
 // startFailed decides what to do when a worker did not start. The release is discarded when another one serves.
 func (p *page) startFailed(c *candidate, err error) {
 	if errors.Is(err, context.Canceled) && p.ctx.Err() != nil {
+		return
+	}
+	if p.wayBackFailed(c, err) {
 		return
 	}
 	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
@@ -314,7 +325,7 @@ func (p *page) startWhenPortFree(c *candidate) {
 		p.backend.Fail(errors.New(p.trouble()))
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	waiting := &candidate{release: c.release, why: c.why, cancel: cancel}
+	waiting := &candidate{release: c.release, why: c.why, cancel: cancel, back: c.back}
 	p.candidate = waiting
 	p.work.Go(func() {
 		select {
@@ -326,6 +337,7 @@ func (p *page) startWhenPortFree(c *candidate) {
 		p.post(func() {
 			if p.candidate == waiting {
 				p.start(c.release, c.why, 0)
+				p.candidate.takeOver(waiting)
 			}
 		})
 	})

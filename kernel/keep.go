@@ -103,7 +103,7 @@ func (p *page) follow(inst *instance) {
 
 // exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile.
 func (p *page) exited(inst *instance) {
-	if inst != p.current {
+	if p.warmEnded(inst) || inst != p.current {
 		return
 	}
 	p.current = nil
@@ -113,6 +113,9 @@ func (p *page) exited(inst *instance) {
 	p.problem = inst.epitaph()
 	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
 	p.work.Go(func() { inst.close(0) })
+	if p.crashedOnProbation(inst) {
+		return
+	}
 	wait := min(backoff(p.failures-1), restartLimit)
 	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
 		p.start(inst.release, restart, wait)

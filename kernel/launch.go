@@ -20,7 +20,7 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 	if err := sleep(ctx, delay); err != nil {
 		return nil, err
 	}
-	lease, err := p.k.ports.Lease(p.name)
+	lease, err := p.k.lease(ctx, p.name)
 	if err != nil {
 		return nil, err
 	}

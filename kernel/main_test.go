@@ -58,7 +58,8 @@ func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sd
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready,
-// "reader" wants to know of changed files.
+// "reader" wants to know of changed files, "broken" answers with 500. At /crash it ends; at /slow it goes on until the
+// client leaves.
 func beWorker(mode string) {
 	switch mode {
 	case "fail":
@@ -78,9 +79,15 @@ func beWorker(mode string) {
 	}
 	_, _ = os.NewFile(3, "ready").Write([]byte{1})
 	_ = http.Serve(lis, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
+		switch {
+		case r.URL.Path == "/slow":
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
+		case r.URL.Path == "/crash":
+			fmt.Fprintln(os.Stderr, "lost my marbles")
+			os.Exit(6)
+		case mode == "broken":
+			w.WriteHeader(http.StatusInternalServerError)
 		}
 		fmt.Fprintln(w, mode)
 	}))

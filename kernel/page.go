@@ -33,8 +33,11 @@ type page struct {
 	current   *instance          // serves
 	candidate *candidate         // being started
 	leaving   map[*instance]bool // draining and stopping
+	warm      *resting           // the previous release's, ready to come back
+	probation *probation         // of the release that serves; nil when it has passed
 	building  *build             // under way
 	again     bool               // the source changed during the build
+	overtaken bool               // a rollback came during the build: what it makes is not what is wanted
 	missed    []sdk.Change       // arrived during the build, and were none of what the build before had read
 	scanned   bool               // the first build began after the watcher's first look at the files
 	changedAt time.Time          // when the first change of the newest build arrived
@@ -100,6 +103,7 @@ func (p *page) takeDown() {
 		p.candidate.cancel()
 		p.candidate = nil // what it still brings is retired
 	}
+	p.cool()
 	if p.current != nil {
 		p.retire(p.current)
 		p.current = nil
@@ -113,6 +117,7 @@ func (p *page) takeDown() {
 
 // endStreams lets streams that would stay open for ever end, before a shutdown waits for them.
 func (p *page) endStreams() {
+	p.cool()
 	if p.current != nil {
 		p.current.worker.Retire()
 	}
@@ -133,8 +138,11 @@ func (p *page) reconfigured() {
 	old := p.settings
 	p.settings = p.k.config().Workers.For(p.route.Path)
 	if p.candidate != nil && !sameSettings(old, p.settings) {
-		p.start(p.candidate.release, p.candidate.why, 0)
+		old := p.candidate
+		p.start(old.release, old.why, 0)
+		p.candidate.takeOver(old)
 	}
+	p.coolUnfit()
 	p.renew()
 }
 

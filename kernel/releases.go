@@ -1,101 +1,291 @@
 package kernel
 
 import (
-	"context"
-	"maps"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/tqserver/tqserver/kernel/control"
 )
 
-// goodReleases remembers, over restarts, the last release of each page that served: it serves when the newest source
-// does not build.
+// goodReleases remembers, over restarts, the releases of each page: the last one that served, to which a page falls back
+// when its newest source does not build, and those before it, to which one can go back. It is safe for concurrent use.
+// What changes is on disk after the next save.
 type goodReleases struct {
-	path string
-	mu   sync.Mutex
-	all  map[string]release
+	path    string
+	mu      sync.Mutex
+	all     map[string]*kept
+	changes uint64 // made so far
+	saving  sync.Mutex
+	saved   uint64 // changes that are on disk; saving guards it
+}
+
+// kept is what is remembered of one page. In the file the last good release is where it was before there were others.
+type kept struct {
+	release              // that served last
+	Pin     *control.Pin `json:"pin,omitempty"`
+	Records []record     `json:"releases,omitempty"` // in the order in which they were built
+}
+
+// record is one release of a page, and what became of it.
+type record struct {
+	release
+	Built    time.Time     `json:"built"`
+	Live     time.Time     `json:"live,omitzero"` // when it went live last
+	Revision string        `json:"revision,omitempty"`
+	Dirty    bool          `json:"dirty,omitempty"`
+	Duration time.Duration `json:"duration"` // of the build
+	Size     int64         `json:"size"`
+	Undone   string        `json:"undone,omitempty"` // why it was put back: it is not deployed by itself again
+	Failed   string        `json:"failed,omitempty"` // why it did not start
+}
+
+// used is when a release was of use last.
+func (r record) used() time.Time {
+	if r.Live.After(r.Built) {
+		return r.Live
+	}
+	return r.Built
 }
 
 func loadGoodReleases(path string) *goodReleases {
-	g := &goodReleases{path: path, all: map[string]release{}}
+	g := &goodReleases{path: path, all: map[string]*kept{}}
 	_ = loadJSON(path, &g.all) // without it, a page that does not build at the start is down until it does
+	for page, k := range g.all {
+		if k == nil {
+			delete(g.all, page)
+		} else if k.ID != "" && k.find(k.ID) == nil { // the file is of a version that kept no others
+			k.Records = append(k.Records, record{release: k.release, Built: modTime(k.Artifact), Live: modTime(path), Size: size(k.Artifact)})
+		}
+	}
 	return g
 }
 
+// get gives the release of a page that served last; it has no ID when there is none.
 func (g *goodReleases) get(page string) release {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.all[page]
+	if k := g.all[page]; k != nil {
+		return k.release
+	}
+	return release{}
 }
 
-func (g *goodReleases) set(page string, r release) { g.change(func() { g.all[page] = r }) }
+// set notes that a release of a page went live. What was wrong with it is forgiven.
+func (g *goodReleases) set(page string, r release) {
+	g.change(page, true, func(k *kept) bool {
+		rec := k.find(r.ID)
+		if rec != nil && k.ID == r.ID && k.Artifact == r.Artifact && rec.Undone == "" && rec.Failed == "" {
+			return false // another worker of it
+		}
+		if rec == nil {
+			k.Records = append(k.Records, record{Built: time.Now(), Size: size(r.Artifact)})
+			rec = &k.Records[len(k.Records)-1]
+		}
+		k.release = r
+		rec.release, rec.Live, rec.Undone, rec.Failed = r, time.Now(), "", ""
+		return true
+	})
+}
 
-func (g *goodReleases) remove(page string) { g.change(func() { delete(g.all, page) }) }
+// add notes a release that was built, and keeps the n that were of use last. One that is known stays what it was.
+func (g *goodReleases) add(page string, r record, n int) {
+	g.change(page, true, func(k *kept) bool {
+		if old := k.find(r.ID); old != nil {
+			old.release = r.release
+		} else {
+			k.Records = append(k.Records, r)
+		}
+		k.trim(n)
+		return true
+	})
+}
 
-func (g *goodReleases) change(f func()) {
+// update changes the record of a release, if it is there.
+func (g *goodReleases) update(page, id string, f func(*record)) {
+	g.change(page, false, func(k *kept) bool {
+		rec := k.find(id)
+		if rec != nil {
+			f(rec)
+		}
+		return rec != nil
+	})
+}
+
+// forget drops the record of a release that is of no use.
+func (g *goodReleases) forget(page, id string) {
+	g.change(page, false, func(k *kept) bool {
+		n := len(k.Records)
+		k.Records = slices.DeleteFunc(k.Records, func(r record) bool { return r.ID == id })
+		return len(k.Records) != n
+	})
+}
+
+// pin keeps a page on a release, or lets it go: nil.
+func (g *goodReleases) pin(page string, p *control.Pin) {
+	g.change(page, false, func(k *kept) bool {
+		changed := k.Pin != p
+		k.Pin = p
+		return changed
+	})
+}
+
+// pinned gives the pin of a page, nil when there is none. It is not to be changed.
+func (g *goodReleases) pinned(page string) *control.Pin {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	before := maps.Clone(g.all)
-	f()
-	if !maps.EqualFunc(before, g.all, func(a, b release) bool { return a.ID == b.ID && a.Artifact == b.Artifact }) {
-		_ = saveJSON(g.path, g.all) // as above
+	if k := g.all[page]; k != nil {
+		return k.Pin
+	}
+	return nil
+}
+
+// records gives the releases of a page that can still be started, in the order in which they were built.
+func (g *goodReleases) records(page string) []record {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.all[page]
+	if k == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(k.Records), func(r record) bool { return !executable(r.Artifact) })
+}
+
+// undone tells why a release of a page was put back; "" when it was not.
+func (g *goodReleases) undone(page, id string) (why string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if k := g.all[page]; k != nil {
+		if rec := k.find(id); rec != nil {
+			why = rec.Undone
+		}
+	}
+	return why
+}
+
+// revised tells whether the revision of a release is known.
+func (g *goodReleases) revised(page, id string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.all[page]
+	if k == nil {
+		return false
+	}
+	rec := k.find(id)
+	return rec != nil && rec.Revision != ""
+}
+
+func (g *goodReleases) remove(page string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.all[page] != nil {
+		delete(g.all, page)
+		g.changes++
 	}
 }
 
-func (g *goodReleases) artifacts() map[string]bool {
+// change has f change what is kept of a page, and tell whether it did. fresh: also when nothing is kept yet.
+func (g *goodReleases) change(page string, fresh bool, f func(*kept) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := g.all[page]
+	if k == nil && !fresh {
+		return
+	}
+	if k == nil {
+		k = &kept{}
+		g.all[page] = k
+	}
+	if f(k) {
+		g.changes++
+	}
+}
+
+// save writes what has changed. It blocks for the disk; of those who wait for each other the first writes for all.
+func (g *goodReleases) save() error {
+	g.saving.Lock()
+	defer g.saving.Unlock()
+	g.mu.Lock()
+	changes, all := g.changes, make(map[string]kept, len(g.all))
+	for page, k := range g.all {
+		all[page] = kept{k.release, k.Pin, slices.Clone(k.Records)}
+	}
+	g.mu.Unlock()
+	if g.saved == changes {
+		return nil
+	}
+	err := saveJSON(g.path, all)
+	if err == nil {
+		g.saved = changes
+	}
+	return err
+}
+
+// artifacts gives the directories of all binaries that are kept, after it has dropped what one can go back to no more:
+// the binary is gone, or there are more than n of a page.
+func (g *goodReleases) artifacts(n int) map[string]bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	keep := map[string]bool{}
-	for _, r := range g.all {
-		keep[filepath.Dir(r.Artifact)] = true
+	for _, k := range g.all {
+		k.Records = slices.DeleteFunc(k.Records, func(r record) bool { return r.ID != k.ID && !executable(r.Artifact) })
+		k.trim(n)
+		keep[filepath.Dir(k.Artifact)] = true
+		for _, r := range k.Records {
+			keep[filepath.Dir(r.Artifact)] = true
+		}
 	}
+	g.changes++
 	return keep
 }
 
-// cleanReleases removes old binaries every hour: those that were not used for workers.binary_max_age_hours, except
-// what runs or is being started and each page's last good one. Names that begin with "." are the builders' own.
-func (k *Kernel) cleanReleases(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		k.cleanOnce(time.Now())
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
+// find gives the record of a release, nil when there is none.
+func (k *kept) find(id string) *record {
+	i := slices.IndexFunc(k.Records, func(r record) bool { return r.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &k.Records[i]
+}
+
+// trim leaves the n records that were of use last, and those of which the page makes use.
+func (k *kept) trim(n int) {
+	for len(k.Records) > n {
+		oldest := -1
+		for i, r := range k.Records {
+			inUse := r.ID == k.ID || k.Pin != nil && (r.ID == k.Pin.Release || r.ID == k.Pin.Over)
+			if !inUse && (oldest < 0 || r.used().Before(k.Records[oldest].used())) {
+				oldest = i
+			}
 		}
+		if oldest < 0 {
+			return
+		}
+		k.Records = slices.Delete(k.Records, oldest, oldest+1)
 	}
 }
 
-// leastAge is how old a binary is at least before it is removed: one that was built, or found again, a moment ago is
-// about to be started.
-const leastAge = time.Minute
-
-func (k *Kernel) cleanOnce(now time.Time) {
-	keep := k.good.artifacts()
-	for _, p := range k.routes.list() {
-		for _, artifact := range p.view.Load().artifacts {
-			keep[filepath.Dir(artifact)] = true
-		}
-	}
-	age := max(k.config().Workers.BinaryMaxAge, leastAge)
-	entries, err := os.ReadDir(*k.site.releases.Load())
+func size(path string) int64 {
+	info, err := os.Stat(path)
 	if err != nil {
-		k.log.Warn("old binaries cannot be removed", "error", err)
-		return
+		return 0
 	}
-	for _, e := range entries {
-		dir := filepath.Join(*k.site.releases.Load(), e.Name())
-		info, err := e.Info()
-		if err != nil || keep[dir] || strings.HasPrefix(e.Name(), ".") || now.Sub(info.ModTime()) < age {
-			continue
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			k.log.Warn("an old binary cannot be removed", "error", err)
-			continue
-		}
-		k.log.Debug("old binary removed", "release", e.Name())
+	return info.Size()
+}
+
+func modTime(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// saveReleases keeps what is remembered of the pages for the next start.
+func (k *Kernel) saveReleases() {
+	if err := k.good.save(); err != nil {
+		k.log.Warn("the releases could not be kept for the next start", "error", err)
 	}
 }

@@ -52,9 +52,7 @@ func TestShutdownBoundsWhatDrainsAlready(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			p.serveRelease(t, testRelease(t, "two", "serve"))
-			if len(p.leaving) != 1 {
-				t.Fatal("the old worker does not drain")
-			}
+			p.until(t, "the old worker to be told to end", func() bool { return len(p.leaving) == 1 })
 			hurry, ended := make(chan struct{}), make(chan error, 1)
 			if c.hurry {
 				close(hurry)

@@ -16,26 +16,34 @@ import (
 type view struct {
 	page      control.Page
 	current   *instance
+	warm      *resting
 	leaving   []*instance
 	artifacts []string // of what runs or is being started
 }
 
 func (v *view) instances() []*instance {
-	if v.current == nil {
-		return v.leaving
+	var all []*instance
+	if v.current != nil {
+		all = append(all, v.current)
 	}
-	return append([]*instance{v.current}, v.leaving...)
+	if v.warm != nil {
+		all = append(all, v.warm.instance)
+	}
+	return append(all, v.leaving...)
 }
 
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
-	v := &view{current: p.current, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Update: p.assets.update}}
+	v := &view{current: p.current, warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Update: p.assets.update, Pinned: p.k.good.pinned(p.name)}}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
 	if p.current != nil {
 		v.page.Release = p.current.release.ID
+	}
+	if p.probation != nil {
+		v.page.Probation = p.probation.until
 	}
 	for _, inst := range v.instances() {
 		v.artifacts = append(v.artifacts, inst.release.Artifact)

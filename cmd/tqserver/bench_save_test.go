@@ -176,7 +176,7 @@ type live struct {
 
 func newLive(t *testing.T, source func(string) string, debounce int) *live {
 	l := &live{site: newSite(t, map[string]string{savedPage: source("warm up")}), source: source, debounce: debounce}
-	l.configure("", "", fmt.Sprintf("file_watcher:\n  debounce_ms: %d\n", debounce))
+	l.configure("", "keep_warm_ms: 0", fmt.Sprintf("file_watcher:\n  debounce_ms: %d\n", debounce))
 	l.startReal()
 	l.asker = newAsker(t, l.url("/"))
 	return l

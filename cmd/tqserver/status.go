@@ -114,6 +114,12 @@ func showPage(t *table, p control.Page) {
 	if p.Crashes > 0 {
 		state += fmt.Sprintf(" (%d crashes)", p.Crashes)
 	}
+	if !p.Probation.IsZero() {
+		state += fmt.Sprintf(", on probation for %v", left(p.Probation))
+	}
+	if p.Pinned != nil {
+		state += ", pinned"
+	}
 	if p.Held > 0 {
 		state += fmt.Sprintf(" (%d waiting)", p.Held)
 	}
@@ -155,6 +161,9 @@ func showProblems(t *table, s control.Status) {
 		if p.Error != "" {
 			add("page "+p.Name, p.Error)
 		}
+		if p.Pinned != nil {
+			add("page "+p.Name, pinNote(p.Name, *p.Pinned))
+		}
 		if p.Build != nil && !p.Build.OK && len(p.Build.Diagnostics) > 1 { // the first one is in the error
 			for _, d := range p.Build.Diagnostics[1:] {
 				add("page "+p.Name, strings.TrimPrefix(d.String(), s.Root+"/"))
@@ -183,8 +192,10 @@ func replacementNote(st control.Stage) string {
 	if st.Probation.IsZero() {
 		return st.Note
 	}
-	return fmt.Sprintf("on probation for %v", max(0, time.Until(st.Probation)).Round(time.Second))
+	return fmt.Sprintf("on probation for %v", left(st.Probation))
 }
+
+func left(until time.Time) time.Duration { return max(0, time.Until(until)).Round(time.Second) }
 
 func ago(t time.Time) string {
 	if t.IsZero() {

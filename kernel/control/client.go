@@ -72,6 +72,17 @@ func (c *Client) ReloadPlugins(ctx context.Context, stages []string, force bool)
 	return out, c.call(ctx, http.MethodPost, "/v1/plugins/reload?"+q.Encode(), &out)
 }
 
+// Releases asks for the releases of a page that one can go back to.
+func (c *Client) Releases(ctx context.Context, page string) (out PageReleases, err error) {
+	return out, c.call(ctx, http.MethodGet, "/v1/releases?"+url.Values{"page": {page}}.Encode(), &out)
+}
+
+// Rollback asks to make a kept release of a page live, "" for the one before the live one, and waits for that.
+func (c *Client) Rollback(ctx context.Context, page, release string) (out RolledBack, err error) {
+	q := url.Values{"page": {page}, "release": {release}}
+	return out, c.call(ctx, http.MethodPost, "/v1/rollback?"+q.Encode(), &out)
+}
+
 // Stop asks for a graceful shutdown and returns at once.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/stop", &struct{}{})

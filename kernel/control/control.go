@@ -20,6 +20,12 @@ type Kernel interface {
 	// those that run, without a gap. It waits for that. One that fails does not stop the others. force takes what is
 	// otherwise refused: a table that has lost most routes, a plugin that has failed on its last probation.
 	ReloadPlugins(ctx context.Context, stages []string, force bool) []PluginOutcome
+	// Releases lists the releases of a page that one can go back to, the newest build first. The page is named by its
+	// name or its route.
+	Releases(page string) (PageReleases, error)
+	// Rollback makes a kept release of a page live, named by the beginning of its ID; "" is the one that served before
+	// the live one. It returns when that is done. An error has changed nothing.
+	Rollback(ctx context.Context, page, release string) (RolledBack, error)
 	// Stop begins a graceful shutdown and returns at once.
 	Stop()
 	// Recent gives the last n lines of a stream ("" for all), oldest first.
@@ -72,6 +78,9 @@ type Page struct {
 	Error   string   `json:"error,omitempty"`   // why the newest source is not live, or no worker runs
 	Crashes int      `json:"crashes,omitempty"` // of workers, since the start of the kernel
 	Update  *Update  `json:"update,omitempty"`  // the last time that the page took changed files without a build
+
+	Probation time.Time `json:"probation,omitzero"` // until when; the release has replaced another
+	Pinned    *Pin      `json:"pinned,omitempty"`   // the page went back to a release and stays there
 }
 
 // Update is how a worker took changed files, such as templates.
@@ -90,7 +99,7 @@ type Worker struct {
 	PID      int       `json:"pid"`
 	Port     int       `json:"port"`
 	Release  string    `json:"release"`
-	State    string    `json:"state"` // serving, draining, stopping
+	State    string    `json:"state"` // serving, draining, stopping, warm
 	InFlight int64     `json:"in_flight"`
 	Requests uint64    `json:"requests"`
 	Started  time.Time `json:"started"`

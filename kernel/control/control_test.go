@@ -34,6 +34,18 @@ func (f *fake) ReloadPlugins(_ context.Context, stages []string, force bool) (ou
 	}
 	return out
 }
+func (f *fake) Releases(page string) (PageReleases, error) {
+	if page != "index" {
+		return PageReleases{}, fmt.Errorf("no page %q", page)
+	}
+	return PageReleases{Page: page, Releases: []Release{{ID: "1234", State: "live"}}}, nil
+}
+func (f *fake) Rollback(_ context.Context, page, release string) (RolledBack, error) {
+	if release == "no" {
+		return RolledBack{}, fmt.Errorf("no release %q", release)
+	}
+	return RolledBack{Page: page, Release: release, TookMS: 1.5}, nil
+}
 func (f *fake) Stop() { close(f.stopped) }
 func (f *fake) Recent(stream string, n int) []LogLine {
 	return []LogLine{{Time: time.Unix(1, 0), Stream: stream, Text: "old"}, {Time: time.Unix(2, 0), Stream: stream, Text: "recent"}}[2-min(n, 2):]
@@ -108,6 +120,18 @@ func TestClientSpeaksToServer(t *testing.T) {
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("plugins: %+v, %v", got, err)
 		}
+	}
+	if got, err := c.Releases(t.Context(), "index"); err != nil || len(got.Releases) != 1 || got.Releases[0].ID != "1234" {
+		t.Errorf("releases: %+v, %v", got, err)
+	}
+	if _, err := c.Releases(t.Context(), "a b"); err == nil || err.Error() != `no page "a b"` {
+		t.Errorf("releases of no page: %v", err)
+	}
+	if got, err := c.Rollback(t.Context(), "index", "12"); err != nil || got != (RolledBack{Page: "index", Release: "12", TookMS: 1.5}) {
+		t.Errorf("rollback: %+v, %v", got, err)
+	}
+	if _, err := c.Rollback(t.Context(), "index", "no"); err == nil || err.Error() != `no release "no"` {
+		t.Errorf("rollback to no release: %v", err)
 	}
 	if err := c.Stop(t.Context()); err != nil {
 		t.Error(err)

@@ -66,6 +66,15 @@ func handler(k Kernel) http.Handler {
 		q := r.URL.Query()
 		answer(w, k.ReloadPlugins(r.Context(), q["stage"], q.Get("force") == "true"), nil)
 	})
+	mux.HandleFunc("GET /v1/releases", func(w http.ResponseWriter, r *http.Request) {
+		releases, err := k.Releases(r.URL.Query().Get("page"))
+		answer(w, releases, err)
+	})
+	mux.HandleFunc("POST /v1/rollback", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		done, err := k.Rollback(r.Context(), q.Get("page"), q.Get("release"))
+		answer(w, done, err)
+	})
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) { k.Stop(); answer(w, struct{}{}, nil) })
 	mux.HandleFunc("GET /v1/logs", func(w http.ResponseWriter, r *http.Request) { logs(w, r, k) })
 	return mux

@@ -58,6 +58,7 @@ type Endpoint struct {
 	transport *http.Transport
 	inFlight  atomic.Int64
 	requests  atomic.Uint64
+	failures  atomic.Uint64
 	draining  atomic.Int32 // callers in Drain
 
 	mu     sync.Mutex
@@ -88,6 +89,10 @@ func (e *Endpoint) InFlight() int64 { return e.inFlight.Load() }
 
 // Requests returns how many requests were given to the worker.
 func (e *Endpoint) Requests() uint64 { return e.requests.Load() }
+
+// Failures returns how many of the requests the worker has failed: it answered
+// with 5xx, broke the connection, or took too long.
+func (e *Endpoint) Failures() uint64 { return e.failures.Load() }
 
 // Drain waits until nothing is in flight or ctx ends, then closes idle
 // connections. It does not keep requests away: take the endpoint out of its

@@ -95,6 +95,15 @@ func (x *exchange) refuse(f *fault) {
 	}
 }
 
+// failed reports whether the request failed through its worker's fault. That it
+// waited for a worker in vain, or that the client went away, is none.
+func (x *exchange) failed(f *fault) bool {
+	if f != nil {
+		return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
+	}
+	return x.out.status >= http.StatusInternalServerError
+}
+
 func (x *exchange) errorBody(f *fault) (contentType string, body []byte) {
 	detail := ""
 	if f.cause != nil && x.proxy.o.Reveal() {

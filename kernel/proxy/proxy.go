@@ -114,6 +114,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f != nil {
 		x.refuse(f)
 	}
+	if x.endpoint != nil && x.failed(f) {
+		x.endpoint.failures.Add(1)
+	}
 	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 	x.end(abort)
 	p.o.Log(x.entry(f))

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -353,4 +354,63 @@ func TestDrainSaysWhatIsLeft(t *testing.T) {
 	close(finish)
 	must(t, e.Drain(t.Context()))
 	<-done
+}
+
+// TestFailuresAreTheWorkers counts what a worker has failed, not what its visitors, or the wait for it, have.
+func TestFailuresAreTheWorkers(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e, _ := s.worker(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/cut":
+			panic(http.ErrAbortHandler)
+		case "/short":
+			w.Header().Set("Content-Length", "9")
+			_, _ = w.Write([]byte("half"))
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		case "/late":
+			<-r.Context().Done()
+		case "/404", "/500":
+			status, _ := strconv.Atoi(r.URL.Path[1:])
+			w.WriteHeader(status)
+		}
+	}, EndpointOptions{ResponseTimeout: 100 * time.Millisecond})
+	s.backend.Set(e)
+	for _, c := range []struct {
+		path string
+		want uint64 // in all, after it
+	}{{"/", 0}, {"/404", 0}, {"/./x", 0}, {"/500", 1}, {"/cut", 2}, {"/late", 3}, {"/short", 4}, {"/", 4}} {
+		res, err := s.client.Get("http://" + s.addr + c.path)
+		must(t, err)
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		for deadline := time.Now().Add(10 * time.Second); e.Failures() != c.want && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond) // between two looks: it is counted after the answer
+		}
+		if got := e.Failures(); got != c.want {
+			t.Errorf("after %s the worker has failed %d requests, want %d", c.path, got, c.want)
+		}
+	}
+	ctx, leave := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer leave()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+"/late", nil)
+	must(t, err)
+	if res, err := s.client.Do(req); err == nil {
+		res.Body.Close()
+		t.Error("the client did not leave")
+	}
+	eventually(t, "the end of it", func() bool { return e.InFlight() == 0 })
+	if got := e.Failures(); got != 4 {
+		t.Errorf("a client that left made it %d failures", got)
+	}
+	f, _ := s.worker(func(http.ResponseWriter, *http.Request) {}, EndpointOptions{})
+	s.backend.Set(f)
+	s.backend.Set()
+	s.backend.Fail(errorString("out of order"))
+	res, err := s.client.Get("http://" + s.addr)
+	must(t, err)
+	res.Body.Close()
+	if res.StatusCode != http.StatusServiceUnavailable || e.Failures() != 4 || f.Failures() != 0 {
+		t.Errorf("without a worker: %d; failures %d and %d", res.StatusCode, e.Failures(), f.Failures())
+	}
 }

@@ -1,0 +1,171 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/tqserver/tqserver/kernel/control"
+	"github.com/tqserver/tqserver/kernel/proxy"
+)
+
+// A new release is on probation: if its worker ends, or it fails its requests as the one before did not, that one is
+// put back.
+
+// When a release fails its requests. Few requests prove nothing. A release that fails half of them is broken where its
+// visitors are, not in a corner that the next save can mend. A page that failed one request in five before may fail for
+// reasons that lie elsewhere, so that going back is no cure; a release that is five times as bad has made it worse. All
+// requests since the swap count: a fault that the release has brought shows from the beginning; one that comes later is
+// more likely of something that the page depends on.
+const (
+	fewRequests = 20
+	badShare    = 0.5
+	worseBy     = 5
+)
+
+// judgeEvery is how often a release on probation is looked at.
+const judgeEvery = 100 * time.Millisecond
+
+// probation is the time in which a release may fail.
+type probation struct {
+	release  release
+	previous release // what comes back
+	share    float64 // of the requests that the previous release has failed
+	until    time.Time
+	cancel   context.CancelFunc
+	endpoint atomic.Pointer[proxy.Endpoint] // of the worker that serves
+	outer    *probation                     // that of the previous release, if it has not passed yet
+}
+
+// watchRelease begins the probation of a release that has just gone live in the place of another, before, and ends that
+// of one which was left.
+func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
+	pr := p.probation
+	switch {
+	case pr != nil && pr.release.ID == inst.release.ID:
+		pr.endpoint.Store(inst.endpoint)
+		return
+	case pr != nil:
+		pr.cancel()
+		p.probation = nil
+	}
+	if c.back != nil && c.back.outer != nil {
+		p.onProbation(c.back.outer, inst)
+		return
+	}
+	limit := p.k.config().Workers.Probation
+	if c.why != deploy || limit <= 0 || before.ID == "" || before.ID == inst.release.ID || !executable(before.Artifact) {
+		return
+	}
+	next := &probation{release: inst.release, previous: before, until: time.Now().Add(limit), outer: pr.left(before)}
+	if old != nil {
+		next.share, _ = failing(old.endpoint)
+	}
+	p.onProbation(next, inst)
+}
+
+// onProbation watches a release until its time is over.
+func (p *page) onProbation(pr *probation, inst *instance) {
+	ctx, cancel := context.WithDeadline(p.ctx, pr.until)
+	pr.cancel = cancel
+	pr.endpoint.Store(inst.endpoint)
+	p.probation = pr
+	p.work.Go(func() {
+		defer cancel()
+		if text := pr.watch(ctx, p.k.opts.Dev); text != "" {
+			p.post(func() { p.putBack(pr, text) })
+			return
+		}
+		if ctx.Err() == context.DeadlineExceeded {
+			p.post(func() { p.passed(pr) })
+		}
+	})
+}
+
+func (p *page) passed(pr *probation) {
+	if p.probation == pr {
+		p.probation = nil
+		p.k.log.Debug("the release has passed its probation", "page", p.name, "release", pr.release.short())
+	}
+}
+
+// watch looks at the requests of a release until ctx ends, or it fails too many of them: then it says so. A developer
+// wants to see what his page answers, also when it is an error.
+func (pr *probation) watch(ctx context.Context, dev bool) (failed string) {
+	tick := time.NewTicker(judgeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			share, requests := failing(pr.endpoint.Load())
+			if !dev && failsTooOften(share, requests, pr.share) {
+				return fmt.Sprintf("%.0f of its first %d requests failed (5xx), %.0f%% of those of release %s before", share*float64(requests), requests, pr.share*100, pr.previous.short())
+			}
+		case <-ctx.Done():
+			return ""
+		}
+	}
+}
+
+// failing gives the share of its requests that a worker has failed, and how many it has answered.
+func failing(e *proxy.Endpoint) (share float64, requests int64) {
+	failures := e.Failures() // first: requests only grow
+	requests = int64(e.Requests()) - e.InFlight()
+	if requests <= 0 {
+		return 0, 0
+	}
+	return min(1, float64(failures)/float64(requests)), requests
+}
+
+func failsTooOften(share float64, requests int64, before float64) bool {
+	return requests >= fewRequests && share >= badShare && share >= worseBy*before
+}
+
+// left gives what is left of the probation of a release, for when it comes back; nil when nothing is.
+func (pr *probation) left(r release) *probation {
+	if pr == nil || pr.release.ID != r.ID || time.Until(pr.until) <= 0 {
+		return nil
+	}
+	return &probation{release: pr.release, previous: pr.previous, share: pr.share, until: pr.until, outer: pr.outer.left(pr.previous)}
+}
+
+// crashedOnProbation tells whether a worker that has ended was on probation, and has the release before it come back.
+func (p *page) crashedOnProbation(inst *instance) bool {
+	pr := p.probation
+	return pr != nil && pr.release.ID == inst.release.ID && p.putBack(pr, inst.epitaph())
+}
+
+// putBack goes back to the release before one that has failed on probation. It tells whether that can be done.
+func (p *page) putBack(pr *probation, why string) bool {
+	if p.probation != pr || p.ctx.Err() != nil {
+		return false
+	}
+	pr.cancel()
+	p.probation = nil
+	newer := p.candidate != nil && p.candidate.why == deploy // which is about to go live
+	switch {
+	case !executable(pr.previous.Artifact):
+		p.k.log.Error("the release has failed on probation, the one before it is gone: "+why, "page", p.name, "release", pr.release.short())
+		return false
+	case newer && p.current != nil && !p.hasWarm(pr.previous):
+		if again := pr.left(pr.release); again != nil {
+			p.onProbation(again, p.current) // in case that does not start
+		}
+		return true
+	}
+	p.k.log.Error("the release has failed on probation, going back: "+why, "page", p.name, "release", pr.release.short(), "to", pr.previous.short())
+	p.k.good.update(p.name, pr.release.ID, func(rec *record) { rec.Undone = why })
+	p.save()
+	if p.newest(pr.release) {
+		p.stale = putBackText(p.name, pr.release, why)
+	}
+	p.good, p.failures = pr.previous, 0
+	back := &wayBack{from: pr.release, outer: pr.outer.left(pr.previous),
+		pin: &control.Pin{Release: pr.previous.ID, Over: pr.release.ID, Since: time.Now(), Reason: why}}
+	if !p.rewarm(pr.previous, undo, back) && !newer {
+		p.start(pr.previous, undo, 0)
+		p.candidate.back = back
+	}
+	return true
+}
