@@ -64,8 +64,6 @@ type Kernel struct {
 	targetSets atomic.Uint64 // sent so far
 	progress   notifier      // the state of a page changed
 
-	watching func(page string) bool // whether somebody looks at a page, and wants to see a change; nil: nobody is known to
-
 	started  time.Time
 	url      string
 	state    atomic.Pointer[string] // starting, serving, stopping

@@ -2,11 +2,17 @@ package kernel
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tqserver/tqserver/kernel/dev"
+	"github.com/tqserver/tqserver/kernel/proxy"
 )
 
 // Who needs it most is next, as of the moment when a slot is free; who needs it as much as another comes by arrival.
@@ -144,19 +150,50 @@ func TestTrafficIsRecent(t *testing.T) {
 	}
 }
 
-// A page that somebody waits for, or looks at, comes before one that had traffic.
+// A page that somebody waits for comes before one that had traffic: a document in dev mode, or a held request.
 func TestNeedOfAPage(t *testing.T) {
 	k := testKernel(t)
-	testPage(t, k, "a")
-	k.watching = func(page string) bool { return page == "a" }
-	if n := k.need("a"); !n.awaited {
-		t.Error("nobody waits for a page that is looked at")
-	}
-	k.watching = nil
-	if n := k.need("a"); n.awaited {
+	p := testPage(t, k, "a")
+	if k.need("a").awaited {
 		t.Error("somebody waits for a page that nobody asks for")
 	}
+	k.dev = dev.New(dev.Options{Page: func(string, string) string { return "a" }, Wait: func() time.Duration { return time.Minute }})
+	k.dev.Set(dev.State{Name: "a", Building: true})
+	ask := httptest.NewRequest("GET", "http://localhost/a", nil)
+	ask.Header.Set("Accept", "text/html")
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		k.dev.Handler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), ask)
+	}()
+	eventually(t, "the document to be awaited", func() bool { return k.need("a").awaited })
+	k.dev.Set(dev.State{Name: "a"})
+	<-opened
+	if k.need("a").awaited {
+		t.Error("the document has come, and no browser is there")
+	}
+	if err := k.proxy.SetRoutes([]proxy.Route{{Path: "/", Backend: p.backend}}); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		k.proxy.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://localhost/a", nil))
+	}()
+	eventually(t, "the request to be held", func() bool { return k.need("a").awaited })
+	p.backend.Fail(errors.New("no worker"))
+	<-answered
 	if (need{awaited: true}).compare(need{traffic: 1e9}) <= 0 || k.need("gone") != (need{}) {
 		t.Error("wrong order")
+	}
+}
+
+// eventually waits for what another goroutine is about to do.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for %s in vain", what)
+		}
 	}
 }

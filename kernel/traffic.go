@@ -83,7 +83,7 @@ func (k *Kernel) need(page string) need {
 	if p == nil {
 		return need{} // an offline build, or the page has just gone
 	}
-	return need{awaited: p.backend.Held() > 0 || k.watching != nil && k.watching(page), traffic: p.recent(time.Now())}
+	return need{awaited: p.backend.Held() > 0 || k.dev != nil && k.dev.Awaited(page), traffic: p.recent(time.Now())}
 }
 
 // page gives a page by its name, nil if there is none.

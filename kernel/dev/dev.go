@@ -94,6 +94,7 @@ type Hub struct {
 	changed chan struct{}   // closed at the next change
 	closed  bool            // no streams any more
 	warned  map[string]bool // page and text
+	looks   looks
 }
 
 // entry is the state of a page, and when it was set.

@@ -164,6 +164,7 @@ func (h *Hub) stream(w http.ResponseWriter, r *http.Request) {
 	if send("retry: 500\n\n") != nil || r.Method == http.MethodHead {
 		return
 	}
+	defer h.looking()()
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for sent := uint64(0); ; {
@@ -199,6 +200,7 @@ func event(e *entry) string {
 
 // await waits while newer code of a page is on its way, but not for longer than Options.Wait, and gives the state then.
 func (h *Hub) await(ctx context.Context, page string) *entry {
+	defer h.opening(page)()
 	e, changed := h.state(page)
 	if !e.Building || h.o.Wait == nil {
 		return e
