@@ -3,6 +3,7 @@ package kernel
 import (
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -81,7 +82,7 @@ func (p *page) assetsChanged(changes []sdk.Change) {
 			continue
 		}
 		files = append(files, c.Path)
-		if p.built != nil && (below(p.route.Dir, c.Path) || p.shared(c.Path)) {
+		if p.built != nil && (p.owns(c.Path) || p.shared(c.Path)) {
 			mine = append(mine, c)
 		}
 	}
@@ -120,16 +121,15 @@ func (p *page) isInput(path string) bool {
 	if _, ok := src.inputs[path]; ok {
 		return true
 	}
-	return matchesGlob(src.globs, path)
+	return slices.ContainsFunc(src.globs, func(glob string) bool { return sdk.Match(glob, path) })
 }
 
-func matchesGlob(globs []string, path string) bool {
-	for _, g := range globs {
-		if sdk.Match(g, path) {
-			return true
-		}
-	}
-	return false
+// owns tells whether a file lies below the page's directory, and not below that of a page in it.
+func (p *page) owns(path string) bool {
+	return below(p.route.Dir, path) && !slices.ContainsFunc(p.k.routes.list(), func(other *page) bool {
+		dir := other.view.Load().page.Dir
+		return below(p.route.Dir, dir) && below(dir, path)
+	})
 }
 
 // shared tells whether a file lies in the pages directory and belongs to no page, because a directory above it begins

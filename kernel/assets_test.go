@@ -133,7 +133,8 @@ func TestFilesMendAStart(t *testing.T) {
 	p.releaseBuilt(builtAs(testRelease(t, "one", "fail")), nil)
 	p.until(t, "a wait for the next try", func() bool { return p.candidate != nil && time.Until(p.candidate.begins) > 0 })
 	waits := p.candidate
-	p.filesChanged(modified(k.site.abs("pages/b/x.html")), time.Now())
+	inner := testPage(t, k, "a/inner")
+	p.filesChanged(modified(k.site.abs("pages/b/x.html"), inner.route.Dir+"/x.html"), time.Now())
 	if p.candidate != waits {
 		t.Error("a file of another page starts it")
 	}
