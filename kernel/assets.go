@@ -2,7 +2,8 @@ package kernel
 
 import (
 	"maps"
-	"path/filepath"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,9 +27,13 @@ type assets struct {
 	workers map[*worker.Worker]bool // all that live, in whatever state
 
 	// Owned by the page's goroutine.
-	waiting   []sdk.Change    // the worker in service was told of them and has not taken them
-	update    *control.Update // the last answer of the worker in service
-	unstarted string          // the release that did not start, which other files may mend
+	waiting   []told // the worker in service was told of them and has not answered that it has them
+	unstarted string // the release that did not start, which other files may mend
+}
+
+type told struct {
+	call   int // see worker.Tell
+	change sdk.Change
 }
 
 // start starts a worker that is told of every change from its first instant on.
@@ -50,18 +55,18 @@ func (a *assets) start(spec worker.Spec) (*worker.Worker, error) {
 	return w, nil
 }
 
-// tell tells all workers; nil is that any file may have changed. The result is whether one of them will answer.
-func (a *assets) tell(files []string, one *instance) (answers bool) {
+// tell tells all workers; nil is that any file may have changed. The result is what Tell has said of one of them.
+func (a *assets) tell(files []string, one *instance) (call int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.version++
 	a.bury()
 	for w := range a.workers {
-		if heard := w.Tell(files); one != nil && w == one.worker {
-			answers = heard
+		if n := w.Tell(files); one != nil && w == one.worker {
+			call = n
 		}
 	}
-	return answers
+	return call
 }
 
 // bury forgets the workers that have ended. It is called with the lock held.
@@ -81,23 +86,25 @@ func (p *page) assetsChanged(changes []sdk.Change) {
 			continue
 		}
 		files = append(files, c.Path)
-		if p.built != nil && (below(p.route.Dir, c.Path) || p.shared(c.Path)) {
+		if p.built != nil && p.owns(c.Path) {
 			mine = append(mine, c)
 		}
 	}
 	if len(files) == 0 {
 		return
 	}
-	answers := p.assets.tell(files, p.current)
+	call := p.assets.tell(files, p.current)
 	if len(mine) == 0 {
 		return
 	}
 	p.tryAgain()
-	if !answers {
+	if call == 0 {
 		p.effective(mine)
 		return
 	}
-	p.assets.waiting = append(p.assets.waiting, mine...)
+	for _, c := range mine {
+		p.assets.waiting = append(p.assets.waiting, told{call, c})
+	}
 	p.assets.waiting = p.assets.waiting[max(0, len(p.assets.waiting)-mostWaiting):]
 }
 
@@ -120,23 +127,7 @@ func (p *page) isInput(path string) bool {
 	if _, ok := src.inputs[path]; ok {
 		return true
 	}
-	return matchesGlob(src.globs, path)
-}
-
-func matchesGlob(globs []string, path string) bool {
-	for _, g := range globs {
-		if sdk.Match(g, path) {
-			return true
-		}
-	}
-	return false
-}
-
-// shared tells whether a file lies in the pages directory and belongs to no page, because a directory above it begins
-// with "_".
-func (p *page) shared(path string) bool {
-	rel, err := filepath.Rel(p.k.site.abs(p.k.config().Pages.Directory), path)
-	return err == nil && filepath.IsLocal(rel) && strings.Contains("/"+filepath.ToSlash(rel), "/_")
+	return slices.ContainsFunc(src.globs, func(glob string) bool { return sdk.Match(glob, path) })
 }
 
 // tryAgain starts the newest release anew, if it did not start: a broken template may have been why, and that is not
@@ -155,50 +146,59 @@ func (p *page) tryAgain() {
 
 // updated takes the answer of a worker that was told of changed files.
 func (p *page) updated(inst *instance, u worker.Update) {
-	had := len(inst.faults) > 0
-	inst.faults = nil
+	had := inst.update != nil && !inst.update.OK
+	inst.update = &control.Update{At: time.Now(), Worker: inst.id, OK: len(u.Faults) == 0, Files: len(u.Files), DurationUS: u.Took.Microseconds()}
 	for _, f := range u.Faults {
-		inst.faults = append(inst.faults, sdk.Diagnostic{Message: f.Message, File: f.File, Line: f.Line})
+		inst.update.Diagnostics = append(inst.update.Diagnostics, sdk.Diagnostic{Message: f.Message, File: f.File, Line: f.Line})
 	}
-	if inst != p.current {
-		return
+	switch {
+	case inst != p.current:
+	case !inst.update.OK:
+		p.logFaults()
+	default:
+		if len(u.Files) > 0 || had {
+			p.k.log.Info("updated: "+p.route.Host+p.route.Path, "page", p.name, "worker", inst.id, "files", len(u.Files), "took", u.Took.Round(10*time.Microsecond))
+		}
+		p.taken(u.Upto)
 	}
-	p.assets.update = &control.Update{At: time.Now(), Worker: inst.id, Files: len(u.Files), DurationUS: u.Took.Microseconds(),
-		OK: len(inst.faults) == 0, Diagnostics: inst.faults}
-	for _, d := range inst.faults {
-		p.k.log.Error(updateFailed+p.relative(d), "page", p.name)
-	}
-	if len(inst.faults) > 0 {
-		p.k.log.Warn("the page serves on with the files it had before", "page", p.name, "worker", inst.id)
-		return
-	}
-	if len(u.Files) > 0 || had {
-		p.k.log.Info("updated: "+p.route.Host+p.route.Path, "page", p.name, "worker", inst.id, "files", len(u.Files), "took", u.Took.Round(10*time.Microsecond))
-	}
-	p.taken()
 }
 
-// taken is for when the worker in service has the files as they are now.
-func (p *page) taken() {
-	changes := p.assets.waiting
-	p.assets.waiting = nil
+func (p *page) logFaults() {
+	for _, d := range p.faults() {
+		p.k.log.Error(updateFailed+p.relative(d), "page", p.name)
+	}
+	p.k.log.Warn("the page serves on with the files it had before", "page", p.name, "worker", p.current.id)
+}
+
+// taken is for when the worker in service has the files of which it was told by a call and those before.
+func (p *page) taken(call int) {
+	var changes []sdk.Change
+	p.assets.waiting = slices.DeleteFunc(p.assets.waiting, func(t told) bool {
+		if t.call <= call {
+			changes = append(changes, t.change)
+		}
+		return t.call <= call
+	})
 	p.effective(changes)
 }
 
 // assetsSwapped is for a new worker in service.
 func (p *page) assetsSwapped() {
 	p.assets.unstarted = ""
-	p.taken()
+	if len(p.faults()) > 0 { // it has answered before it served
+		p.logFaults()
+	}
+	p.taken(math.MaxInt)
 }
 
 const updateFailed = "update failed: "
 
 // faults is what is wrong with files that the page reads while it runs.
 func (p *page) faults() []sdk.Diagnostic {
-	if p.current == nil {
+	if p.current == nil || p.current.update == nil {
 		return nil
 	}
-	return p.current.faults
+	return p.current.update.Diagnostics
 }
 
 // misread says it in words.
@@ -215,5 +215,6 @@ func (p *page) misread() string {
 func (p *page) effective(changes []sdk.Change) {
 	if len(changes) > 0 {
 		p.k.log.Debug("changed files are live", "page", p.name, "files", len(changes), "first", changes[0].Path)
+		p.devAssets(changes)
 	}
 }

@@ -5,26 +5,24 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/tqserver/tqserver/kernel/worker"
 	"github.com/tqserver/tqserver/sdk"
 	sdkworker "github.com/tqserver/tqserver/sdk/worker"
 )
 
-// beReader is a page that is at odds with files whose names begin with "bad". It gets ready when there is a file of the
-// name that BEGIN says.
+// beReader is a page that is wrong while there is a file views/bad. It gets ready when there is a file of the name that
+// BEGIN says.
 func beReader() {
 	rt, err := sdkworker.NewRuntime()
 	if err != nil {
 		panic(err)
 	}
-	rt.OnChange("views", func(files []string) error {
-		for _, file := range files {
-			if strings.HasPrefix(filepath.Base(file), "bad") {
-				return errors.New("wrong")
-			}
+	rt.OnChange("views", func([]string) error {
+		if _, err := os.Stat(filepath.Join(rt.PageDir, "views", "bad")); err == nil {
+			return errors.New("wrong")
 		}
 		return nil
 	})
@@ -44,41 +42,44 @@ func modified(paths ...string) (changes []sdk.Change) {
 	return changes
 }
 
+// builtFrom is the report of a build that has read the page's main.go.
+func builtFrom(p *page, r release) *buildReport {
+	return builtAs(r, sdk.Input{Path: p.route.Dir + "/main.go", Digest: "1"})
+}
+
 // hears waits until the worker in service has said what it wants to know.
 func (p *page) hears(t *testing.T) {
 	t.Helper()
-	p.until(t, "the worker's answer", func() bool {
-		if p.assets.update != nil {
-			return true
+	for deadline := time.Now().Add(15 * time.Second); p.assets.tell(nil, p.current) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the worker wants to know of nothing")
 		}
-		p.rescanAssets()
-		p.post(func() {})
-		return false
-	})
-	p.assets.update = nil
+	}
 }
 
 func TestFilesThatNeedNoBuild(t *testing.T) {
 	k := testKernel(t)
 	p := testPage(t, k, "a")
+	testPage(t, k, "b")
 	r := testRelease(t, "one", "reader")
 	p.releaseBuilt(builtAs(r, sdk.Input{Path: p.route.Dir + "/views/embedded.html", Digest: "1"}), nil)
 	p.until(t, "the worker", func() bool { return p.current != nil })
 	p.hears(t)
 	inst := p.current
-	answered := func(files int) func() bool {
-		return func() bool { return p.assets.update != nil && p.assets.update.Files == files }
-	}
 	p.filesChanged(modified(p.route.Dir+"/views/a.html", p.route.Dir+"/style.css", k.site.abs("pages/b/x.html")), time.Now())
 	if len(p.assets.waiting) != 2 {
 		t.Errorf("%d files wait for the answer", len(p.assets.waiting))
 	}
-	p.until(t, "the answer", answered(1))
-	if u := p.assets.update; !u.OK || len(p.assets.waiting) != 0 || p.trouble() != "" {
-		t.Errorf("%+v, %d wait, %q", u, len(p.assets.waiting), p.trouble())
+	p.until(t, "the answer", func() bool { return inst.update != nil && len(p.assets.waiting) == 0 })
+	if !inst.update.OK || p.trouble() != "" {
+		t.Errorf("%+v, %q", inst.update, p.trouble())
 	}
-	p.filesChanged(modified(p.route.Dir+"/views/bad1", p.route.Dir+"/views/bad2"), time.Now())
-	p.until(t, "the answer", answered(2))
+	bad := p.route.Dir + "/views/bad"
+	if err := errors.Join(os.MkdirAll(filepath.Dir(bad), 0o700), os.WriteFile(bad, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p.filesChanged(modified(bad), time.Now())
+	p.until(t, "the mistake in the status", func() bool { return p.view.Load().page.Error != "" })
 	if got := p.view.Load().page; got.Error != "update failed: wrong" || got.State != serving || len(got.Update.Diagnostics) != 1 {
 		t.Errorf("the status is %+v", got)
 	}
@@ -86,11 +87,16 @@ func TestFilesThatNeedNoBuild(t *testing.T) {
 		t.Error("something is built or started")
 	}
 	p.filesChanged(modified(p.route.Dir+"/views/embedded.html"), time.Now())
-	if p.building == nil || len(p.assets.waiting) != 2 {
+	if p.building == nil || len(p.assets.waiting) != 1 {
 		t.Errorf("what a build has read: builds %v, %d wait", p.building != nil, len(p.assets.waiting))
 	}
 	p.building.cancel()
 	p.until(t, "the build to end", func() bool { return p.building == nil })
+	p.assets.waiting = []told{{1, sdk.Change{}}, {2, sdk.Change{}}}
+	p.updated(inst, worker.Update{Upto: 1})
+	if len(p.assets.waiting) != 1 {
+		t.Errorf("after the answer to the first, %d wait", len(p.assets.waiting))
+	}
 	p.serveRelease(t, testRelease(t, "two", "serve"))
 	if p.trouble() != "" || len(p.assets.waiting) != 0 {
 		t.Errorf("a new worker: %q, %d wait", p.trouble(), len(p.assets.waiting))
@@ -104,7 +110,7 @@ func TestChangeDuringAStartIsTold(t *testing.T) {
 	begin := filepath.Join(t.TempDir(), "begin")
 	r := testRelease(t, "one", "reader")
 	r.Env["BEGIN"] = begin
-	p.releaseBuilt(builtAs(r), nil)
+	p.releaseBuilt(builtFrom(p, r), nil)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		p.assets.mu.Lock()
 		started := len(p.assets.workers) > 0
@@ -120,8 +126,8 @@ func TestChangeDuringAStartIsTold(t *testing.T) {
 	if err := os.WriteFile(begin, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.until(t, "the answer", func() bool { return p.current != nil && p.assets.update != nil })
-	if u := p.assets.update; u.Files != 0 || !u.OK {
+	p.until(t, "the answer", func() bool { return p.current != nil && p.current.update != nil })
+	if u := p.current.update; u.Files != 0 || !u.OK {
 		t.Errorf("got %+v", u)
 	}
 }
@@ -130,10 +136,12 @@ func TestChangeDuringAStartIsTold(t *testing.T) {
 func TestFilesMendAStart(t *testing.T) {
 	k := testKernel(t)
 	p := testPage(t, k, "a")
-	p.releaseBuilt(builtAs(testRelease(t, "one", "fail")), nil)
+	p.releaseBuilt(builtFrom(p, testRelease(t, "one", "fail")), nil)
 	p.until(t, "a wait for the next try", func() bool { return p.candidate != nil && time.Until(p.candidate.begins) > 0 })
 	waits := p.candidate
-	p.filesChanged(modified(k.site.abs("pages/b/x.html")), time.Now())
+	inner := testPage(t, k, "a/inner")
+	testPage(t, k, "b")
+	p.filesChanged(modified(k.site.abs("pages/b/x.html"), inner.route.Dir+"/x.html"), time.Now())
 	if p.candidate != waits {
 		t.Error("a file of another page starts it")
 	}
@@ -142,7 +150,7 @@ func TestFilesMendAStart(t *testing.T) {
 		t.Error("it waits on")
 	}
 	p.serveRelease(t, testRelease(t, "good", "serve"))
-	p.releaseBuilt(builtAs(testRelease(t, "two", "fail")), nil)
+	p.releaseBuilt(builtFrom(p, testRelease(t, "two", "fail")), nil)
 	p.until(t, "the release to be discarded", func() bool { return p.candidate == nil && p.stale != "" })
 	p.filesChanged(modified(p.route.Dir+"/x.html"), time.Now())
 	if p.candidate == nil || p.candidate.release.ID != "two" || p.candidate.why != deploy {

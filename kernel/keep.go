@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/control"
 	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/worker"
@@ -31,7 +32,7 @@ type instance struct {
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
 	suspect  bool                   // took no connection; owned by the page's goroutine
 	spent    bool                   // has served its max_requests; owned by the page's goroutine
-	faults   []sdk.Diagnostic       // of files that it reads while it runs; owned by the page's goroutine
+	update   *control.Update        // the last one that it answered to; owned by the page's goroutine
 }
 
 const (

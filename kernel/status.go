@@ -35,12 +35,12 @@ func (v *view) instances() []*instance {
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
 	v := &view{current: p.current, warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Update: p.assets.update, Pinned: p.k.good.pinned(p.name)}}
+		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
 	if p.current != nil {
-		v.page.Release = p.current.release.ID
+		v.page.Release, v.page.Update = p.current.release.ID, p.current.update
 	}
 	if p.probation != nil {
 		v.page.Probation = p.probation.until

@@ -22,6 +22,7 @@ const (
 
 // Update is what became of changed files.
 type Update struct {
+	Upto   int           // the newest call of Tell that the program was told of
 	Files  []string      // that the program was told of; nil: anything may have changed
 	Took   time.Duration // from the message to the answer
 	Faults []Fault       // what is wrong now, also with other files; none: all is well
@@ -42,6 +43,8 @@ type news struct {
 	whole   bool     // to tell: anything may have changed
 	files   []string // to tell
 	size    int      // of files as a message
+	calls   int      // of Tell that are to be told
+	upto    int      // those of them that were
 	sent    int      // messages
 	waiting bool     // for the answer to the newest
 	at      time.Time
@@ -52,20 +55,18 @@ type news struct {
 
 // Tell lets the program know that files were changed, created or removed; nil means that any may have been. A program
 // that does not want to know of these files is not told, one that is not ready yet is told then. It does not block:
-// what comes before the answer to the last message is told after it, all at once. The result tells whether the program
-// was told, or will be, so that Updated is called for it, in order.
-func (w *Worker) Tell(files []string) bool {
+// what comes before the answer to the last message is told after it, all at once. The result is the number of the call,
+// which Updated gets when the program has answered; 0: it is not told, nor will it be.
+func (w *Worker) Tell(files []string) int {
 	n := &w.news
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	heard := false
-	switch {
-	case len(n.dirs) == 0:
+	if len(n.dirs) == 0 {
 		n.missed = true
-		return false
-	case files == nil:
-		n.whole, heard = true, true
+		return 0
 	}
+	heard := files == nil
+	n.whole = n.whole || heard
 	for _, file := range files {
 		if !n.wants(file) {
 			n.missed = true
@@ -74,8 +75,12 @@ func (w *Worker) Tell(files []string) bool {
 		n.add(file)
 		heard = true
 	}
+	if !heard {
+		return 0
+	}
+	n.calls++
 	w.tellNow()
-	return heard
+	return n.calls
 }
 
 func (n *news) wants(file string) bool {
@@ -109,7 +114,7 @@ func (w *Worker) tellNow() {
 		message += " " + strconv.Quote(file)
 	}
 	n.told, n.files, n.size, n.whole = n.files, nil, 0, false
-	n.waiting, n.at, n.faults = true, time.Now(), nil
+	n.waiting, n.upto, n.at, n.faults = true, n.calls, time.Now(), nil
 	n.late = time.AfterFunc(answerLimit, w.unanswered)
 	w.say(message + "\n")
 }
@@ -140,7 +145,7 @@ func (w *Worker) unanswered() {
 // report calls Updated with the lock held, which keeps its calls in order.
 func (w *Worker) report(faults ...Fault) {
 	if w.spec.Updated != nil {
-		w.spec.Updated(Update{Files: w.news.told, Took: time.Since(w.news.at), Faults: faults})
+		w.spec.Updated(Update{Upto: w.news.upto, Files: w.news.told, Took: time.Since(w.news.at), Faults: faults})
 	}
 }
 

@@ -101,10 +101,10 @@ func TestTell(t *testing.T) {
 	answers, set := updates()
 	w, out := run(t, "page", set)
 	listening(t, w)
-	if w.Tell([]string{"/q/x", "/pp"}) {
+	if w.Tell([]string{"/q/x", "/pp"}) != 0 {
 		t.Error("the page hears what it does not want to know")
 	}
-	if !w.Tell([]string{"/p/a b", "/q/x"}) {
+	if w.Tell([]string{"/p/a b", "/q/x"}) != 1 {
 		t.Error("the page does not hear")
 	}
 	if u := next(t, answers); !slices.Equal(u.Files, []string{"/p/a b"}) || len(u.Faults) != 0 || u.Took <= 0 {
@@ -115,10 +115,10 @@ func TestTell(t *testing.T) {
 		t.Errorf("got %+v", u)
 	}
 	w.Retire()
-	if !w.Tell(nil) {
+	if w.Tell(nil) != 3 {
 		t.Error("a page without further requests does not hear")
 	}
-	if u := next(t, answers); u.Files != nil || len(u.Faults) != 0 {
+	if u := next(t, answers); u.Files != nil || len(u.Faults) != 0 || u.Upto != 3 {
 		t.Errorf("got %+v", u)
 	}
 	for n, want := range []string{"1 [/p/a b]", "1 [/p/bad]", "0 []"} {
@@ -129,7 +129,7 @@ func TestTell(t *testing.T) {
 	if err := w.Stop(10 * time.Second); err != nil {
 		t.Error(err)
 	}
-	if w.Tell([]string{"/p/x"}) {
+	if w.Tell([]string{"/p/x"}) != 0 {
 		t.Error("the dead hear")
 	}
 }
@@ -139,7 +139,7 @@ func TestTellOfWhatChangedDuringTheStart(t *testing.T) {
 	answers, set := updates()
 	begin := t.TempDir() + "/go"
 	w, out := run(t, "page", set, func(s *Spec) { s.Env = append(s.Env, "WAIT="+begin) })
-	if w.Tell([]string{"/p/a"}) {
+	if w.Tell([]string{"/p/a"}) != 0 {
 		t.Error("a page that has not said so hears")
 	}
 	if err := os.WriteFile(begin, nil, 0o600); err != nil {
@@ -155,7 +155,7 @@ func TestOldPagesAreToldNothing(t *testing.T) {
 	for _, role := range []string{"old", "sdk", "http"} {
 		w, out := run(t, role)
 		mustBeReady(t, w)
-		if w.Tell([]string{"/p/a"}) || w.Tell(nil) {
+		if w.Tell([]string{"/p/a"}) != 0 || w.Tell(nil) != 0 {
 			t.Errorf("%s hears", role)
 		}
 		if role != "old" {
@@ -177,7 +177,7 @@ func TestTellOfAPageThatDoesNotRead(t *testing.T) {
 	w, _ := run(t, "deaf")
 	listening(t, w)
 	for i := range 100_000 {
-		if !w.Tell([]string{"/p/" + strconv.Itoa(i)}) {
+		if w.Tell([]string{"/p/" + strconv.Itoa(i)}) != i+1 {
 			t.Fatal("not told")
 		}
 		if i%1000 == 0 {
@@ -186,7 +186,7 @@ func TestTellOfAPageThatDoesNotRead(t *testing.T) {
 	}
 	w.news.mu.Lock()
 	defer w.news.mu.Unlock()
-	if n := &w.news; n.sent != 1 || !n.waiting || !n.whole || len(n.files) > longestNews {
+	if n := &w.news; n.sent != 1 || n.upto != 1 || !n.waiting || !n.whole || len(n.files) > longestNews {
 		t.Errorf("%d messages, waiting: %v, all: %v, %d files", n.sent, n.waiting, n.whole, len(n.files))
 	}
 }
@@ -213,7 +213,7 @@ func TestChatter(t *testing.T) {
 	answers, set := updates()
 	w, out := run(t, "chatter", set)
 	listening(t, w)
-	if !w.Tell([]string{"/p/x"}) {
+	if w.Tell([]string{"/p/x"}) != 1 {
 		t.Error("the page does not hear")
 	}
 	if u := next(t, answers); !slices.Equal(u.Faults, []Fault{{"/p/x", 1, "at last"}}) {

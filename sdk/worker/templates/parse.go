@@ -31,7 +31,7 @@ func (s *Set) read(old *parsed) (map[string]*file, error) {
 			return nil // it was removed meanwhile
 		case err != nil:
 			return err
-		case name != "." && strings.HasPrefix(entry.Name(), "."):
+		case name != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules"):
 			if entry.IsDir() {
 				return fs.SkipDir
 			}

@@ -32,6 +32,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,7 +51,7 @@ type Source struct {
 
 // Dir takes the files in a directory and below it that match one of the patterns of [path.Match], by default *.html,
 // *.tmpl and *.gohtml. A pattern without a slash is for names in any directory, one with a slash for the path from
-// dir. Names that begin with a dot are left out.
+// dir. Names that begin with a dot and node_modules are left out.
 //
 // dir is relative to the directory of the page. A program that was started by hand finds it next to its source.
 func Dir(dir string, patterns ...string) Source {
@@ -94,7 +95,9 @@ type Set struct {
 	source Source
 	where  string // the directory, for people
 	now    atomic.Pointer[parsed]
-	mu     sync.Mutex // held while parsing
+
+	mu  sync.Mutex // held while parsing
+	err error      // of the last time
 }
 
 // New parses the templates of a source. The error is one of parsing, or that there is no template; see [Error].
@@ -110,7 +113,7 @@ func New(rt *worker.Runtime, source Source, options ...Option) (*Set, error) {
 		s.where = locate(rt, source)
 		s.source.fsys = os.DirFS(s.where)
 		if rt != nil {
-			rt.OnChange(s.where, func([]string) error { return s.parse() })
+			rt.OnChange(s.where, s.changed)
 		}
 	}
 	if err := s.parse(); err != nil {
@@ -221,10 +224,25 @@ func (s *Set) render(name string, data any, use func(page []byte) error) error {
 	return use(buffer.Bytes())
 }
 
-// parse reads the source and, if all is well, puts what it has parsed in the place of what was.
-func (s *Set) parse() error {
+// changed parses again when one of the files is a template.
+func (s *Set) changed(files []string) error {
+	mine := func(file string) bool {
+		name, err := filepath.Rel(s.where, file)
+		return err == nil && s.matches(filepath.ToSlash(name))
+	}
+	if files == nil || slices.ContainsFunc(files, mine) {
+		return s.parse()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.err
+}
+
+// parse reads the source and, if all is well, puts what it has parsed in the place of what was.
+func (s *Set) parse() (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() { s.err = err }()
 	old := s.now.Load()
 	if old == nil {
 		old = &parsed{}

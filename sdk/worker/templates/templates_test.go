@@ -76,6 +76,8 @@ var shop = map[string]string{
 	"notes.txt":         `{{ no template`,
 	".hidden.html":      `{{ no template`,
 	".git/x.html":       `{{ no template`,
+
+	"node_modules/x/y.html": `{{ no template`,
 }
 
 func TestLayouts(t *testing.T) {
@@ -281,6 +283,27 @@ func TestParseAgain(t *testing.T) {
 	}
 	again(`template "partials/nav.html" is neither a file nor defined`)
 	want(t, s, "about.html", "x", "<title>About</title><hr><main><i>x</i></main>")
+}
+
+// A file that is no template changes nothing, and mends nothing.
+func TestChangeOfAnotherFile(t *testing.T) {
+	dir := tree(t, shop)
+	s := mustNew(t, dir)
+	before := s.now.Load()
+	if err := s.changed([]string{filepath.Join(dir, "notes.txt"), filepath.Join(dir, "../x.html~")}); err != nil || s.now.Load() != before {
+		t.Errorf("parsed again, %v", err)
+	}
+	save(t, dir, "home.html", "{{")
+	for _, file := range []string{"home.html", "notes.txt"} {
+		if err := s.changed([]string{filepath.Join(dir, file)}); err == nil {
+			t.Errorf("after %s all is well", file)
+		}
+	}
+	save(t, dir, "home.html", "mended")
+	if err := s.changed(nil); err != nil {
+		t.Error(err)
+	}
+	want(t, s, "home.html", nil, "mended")
 }
 
 // Requests see one set or the other, and never a mixture: the two files of each say the same.
