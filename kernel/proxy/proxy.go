@@ -79,7 +79,7 @@ func New(o Options) *Proxy {
 	if o.Reveal == nil {
 		o.Reveal = func() bool { return false }
 	}
-	p := &Proxy{o: o, forward: newReverse()}
+	p := &Proxy{o: o, forward: uplink{}}
 	p.table.Store(&table{})
 	return p
 }

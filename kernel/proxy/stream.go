@@ -29,11 +29,12 @@ type response struct {
 	control  *http.ResponseController
 	exchange *exchange
 
-	status   int   // of the answer; 0 until it has one
-	started  bool  // the head was passed on
-	refused  bool  // it is the proxy's own
-	hijacked bool  // the connection was upgraded
-	err      error // the first that the client's connection gave
+	status   int       // of the answer; 0 until it has one
+	started  bool      // the head was passed on
+	refused  bool      // it is the proxy's own
+	hijacked bool      // the connection was upgraded
+	armed    time.Time // when the write deadline was set last
+	err      error     // the first that the client's connection gave
 	bytes    atomic.Int64
 }
 
@@ -46,8 +47,7 @@ var (
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader passes informational answers on and notes the final one. A 100
-// is left to net/http, which says it when the body is first read; the worker's
-// lets the transport do that.
+// is left to net/http, which says it when the body is first read.
 func (w *response) WriteHeader(status int) {
 	if status == http.StatusContinue {
 		return
@@ -76,6 +76,14 @@ func (w *response) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// readFrom moves src to the client, by splice if net/http lets it.
+func (w *response) readFrom(to io.ReaderFrom, src *io.LimitedReader) (int64, error) {
+	w.arm()
+	n, err := to.ReadFrom(src)
+	w.bytes.Add(n)
+	return n, err
+}
+
 // FlushError is what http.ResponseController.Flush calls.
 func (w *response) FlushError() error {
 	w.arm()
@@ -101,11 +109,17 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, nil
 }
 
-// arm gives the client until now + Timeouts.Write to take what comes next.
-// net/http takes the deadline away between requests.
+// arm gives the client until now + Timeouts.Write to take what comes next, or
+// a little less, since the deadline is moved only now and then. net/http takes
+// it away between requests.
 func (w *response) arm() {
-	if t := w.exchange.limits.Write; t > 0 {
-		_ = w.control.SetWriteDeadline(time.Now().Add(t)) // a writer without deadlines is a test's
+	t := w.exchange.limits.Write
+	if t <= 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(w.armed) > t/16 {
+		w.armed = now
+		_ = w.control.SetWriteDeadline(now.Add(t)) // a writer without deadlines is a test's
 	}
 }
 
@@ -163,9 +177,9 @@ func (c *clientConn) arm() {
 
 var errBodyEnded = errors.New("proxy: request has ended")
 
-// requestBody is the client's side of a request body. It is read by the
-// transport, in a goroutine that can outlive the request; end stops that. All
-// methods but Read accept a nil *requestBody, which is an empty body.
+// requestBody is the client's side of a request body. It is read in a goroutine
+// of its own, which stop and end break off. All methods but Read accept a nil
+// *requestBody, which is an empty body.
 type requestBody struct {
 	io.ReadCloser
 	control *http.ResponseController
@@ -253,25 +267,45 @@ func (b *requestBody) failure() error {
 	return b.err
 }
 
-// end makes further reads fail, breaks off one that is blocked, and gives
-// net/http limit to get rid of what is left of the body; it would wait for the
-// client without end. The read must be over before the limit is set, because
-// net/http, too, breaks off a read by a deadline and takes it away again.
+// stop makes further reads fail and breaks off one that is blocked.
+func (b *requestBody) stop() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.halt()
+}
+
+// halt is stop with b.mu held. It reports whether the client's connection takes
+// deadlines.
+func (b *requestBody) halt() bool {
+	b.ended = true
+	if b.read {
+		return true
+	}
+	if b.control.SetReadDeadline(time.Now()) != nil {
+		return false // a writer without deadlines is a test's
+	}
+	for b.reading {
+		b.idle.Wait()
+	}
+	return true
+}
+
+// end is stop, and gives net/http limit to get rid of what is left of the body;
+// it would wait for the client without end. The read must be over before the
+// limit is set, because net/http, too, breaks off a read by a deadline and
+// takes it away again.
 func (b *requestBody) end(limit time.Duration) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ended = true
-	if b.read {
+	read := b.read
+	if !b.halt() || read {
 		return
-	}
-	if b.control.SetReadDeadline(time.Now()) != nil {
-		return // a writer without deadlines is a test's
-	}
-	for b.reading {
-		b.idle.Wait()
 	}
 	deadline := time.Time{}
 	if !b.read {
