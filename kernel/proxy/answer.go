@@ -29,6 +29,7 @@ type answer struct {
 	status  int
 	fields  []field // as they came
 	length  int64   // of Content-Length; -1 without
+	digits  string  // the same
 	chunked bool
 	last    bool // the worker closes the connection afterwards
 	old     bool // HTTP/1.0
@@ -164,7 +165,7 @@ func (a *answer) frame() error {
 			if !ok {
 				return fmt.Errorf("%w: Content-Length %.40q", errFraming, f.value)
 			}
-			a.length = n
+			a.length, a.digits = n, f.value
 		case "Transfer-Encoding":
 			if codings++; codings > 1 || !strings.EqualFold(f.value, "chunked") {
 				return fmt.Errorf("%w: Transfer-Encoding %.40q", errFraming, f.value)

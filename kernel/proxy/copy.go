@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -49,7 +48,7 @@ func (t *trip) copyHeader(bodiless bool) {
 	a := &t.answer
 	values := addFields(h, a, 2)
 	if a.length >= 0 && (!bodiless || t.x.in.Method == http.MethodHead || a.status == http.StatusNotModified) {
-		values = setField(h, values, "Content-Length", strconv.FormatInt(a.length, 10))
+		values = setField(h, values, "Content-Length", a.digits)
 	}
 	setField(h, values, requestIDHeader, t.x.id)
 	if a.chunked && !bodiless {

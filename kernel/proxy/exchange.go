@@ -27,15 +27,16 @@ type exchange struct {
 	page     string
 	endpoint *Endpoint // the last that was tried
 	sent     bool      // a worker may have got a part of the request
+	now      time.Time // a moment ago
 }
 
 // begin takes a request in.
 func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{proxy: p, start: time.Now(), in: r, limits: p.o.Timeouts()}
-	control := http.NewResponseController(w)
-	x.out = response{ResponseWriter: w, control: control, exchange: x}
+	now := time.Now()
+	x := &exchange{proxy: p, start: now, now: now, in: r, limits: p.o.Timeouts()}
+	x.out = response{ResponseWriter: w, control: *http.NewResponseController(w), exchange: x}
 	if r.ContentLength != 0 {
-		x.body = newRequestBody(r, control, x.limits.Read)
+		x.body = newRequestBody(r, &x.out.control, x.limits.Read)
 		in := *r // a handler must not change the request it is given
 		in.Body = x.body
 		x.in = &in
@@ -68,6 +69,9 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
+		if t.expired != nil || t.dial != nil || resend > 0 {
+			x.now = time.Now()
+		}
 		err = x.via(e)
 		if err == nil {
 			return nil
@@ -155,7 +159,7 @@ func (x *exchange) end(abort bool) {
 	default:
 		x.body.end(discardTimeout)
 	}
-	x.out.arm()
+	x.out.armAt(x.now)
 }
 
 func isTimeout(err error) bool {

@@ -51,9 +51,9 @@ func (p *pool) pop() *workerConn {
 }
 
 // put takes back a connection on which nothing is under way, in neither
-// direction.
-func (p *pool) put(c *workerConn) {
-	c.reused, c.idleSince = true, time.Now()
+// direction, and on which nothing was since.
+func (p *pool) put(c *workerConn, since time.Time) {
+	c.reused, c.idleSince = true, since
 	if !p.push(c) {
 		c.Close()
 	}

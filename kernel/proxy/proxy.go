@@ -114,6 +114,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f != nil {
 		x.refuse(f)
 	}
+	x.now = time.Now()
 	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 	x.end(abort)
 	p.o.Log(x.entry(f))

@@ -26,7 +26,7 @@ const (
 // deadline and notes what happens.
 type response struct {
 	http.ResponseWriter
-	control  *http.ResponseController
+	control  http.ResponseController
 	exchange *exchange
 
 	status   int       // of the answer; 0 until it has one
@@ -52,8 +52,9 @@ func (w *response) WriteHeader(status int) {
 	if status == http.StatusContinue {
 		return
 	}
-	w.arm()
-	if status >= 200 {
+	if status < 200 {
+		w.arm()
+	} else {
 		w.status, w.started = status, true
 		h := w.Header()
 		if h["Content-Type"] == nil {
@@ -113,11 +114,13 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // a little less, since the deadline is moved only now and then. net/http takes
 // it away between requests.
 func (w *response) arm() {
-	t := w.exchange.limits.Write
-	if t <= 0 {
-		return
+	if w.exchange.limits.Write > 0 {
+		w.armAt(time.Now())
 	}
-	if now := time.Now(); now.Sub(w.armed) > t/16 {
+}
+
+func (w *response) armAt(now time.Time) {
+	if t := w.exchange.limits.Write; t > 0 && now.Sub(w.armed) > t/16 {
 		w.armed = now
 		_ = w.control.SetWriteDeadline(now.Add(t)) // a writer without deadlines is a test's
 	}

@@ -40,8 +40,9 @@ func (uplink) forward(x *exchange, e *Endpoint) error {
 	if err := t.prepare(x, e); err != nil {
 		return err
 	}
-	again, err := t.attempt(e.pool.take(time.Now()))
+	again, err := t.attempt(e.pool.take(x.now))
 	if again {
+		x.now = time.Now()
 		_, err = t.attempt(nil)
 	}
 	if _, ok := errors.AsType[*dialError](err); ok && x.body.wasTouched() {
@@ -108,6 +109,7 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		if c, err = t.e.dial(t.x.in.Context()); err != nil {
 			return false, err
 		}
+		t.x.now = time.Now()
 	}
 	t.c, t.n, t.r, t.w, t.whole, t.streaming = c, 0, 0, 0, false, false
 	err = t.exchange()
@@ -118,7 +120,10 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		t.unwatch = nil
 	}
 	if sound {
-		t.e.pool.put(c)
+		if t.patient { // or it was a glance ago that the request was sent
+			t.x.now = time.Now()
+		}
+		t.e.pool.put(c, t.x.now)
 	} else {
 		c.Close()
 	}
@@ -159,11 +164,12 @@ func (t *trip) send() error {
 	if t.x.body != nil && !t.expects && t.upload == nil {
 		t.upload = newUpload(t)
 		t.out = t.upload.begin(t.out)
+		t.x.now = time.Now()
 	}
 	if err := t.upload.failed(); err != nil {
 		return err
 	}
-	now := time.Now()
+	now := t.x.now
 	switch {
 	case t.expects:
 		t.patient = false
