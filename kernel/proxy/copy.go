@@ -21,9 +21,7 @@ const (
 
 // pass copies the answer to the client.
 func (t *trip) pass() error {
-	if t.upload != nil {
-		t.upload.unlimit(t.c)
-	}
+	t.upload.unlimit(t.c)
 	bodiless := t.answer.bodiless(t.x.in.Method)
 	t.copyHeader(bodiless)
 	t.x.out.WriteHeader(t.answer.status)

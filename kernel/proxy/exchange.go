@@ -26,6 +26,7 @@ type exchange struct {
 	limits   Timeouts
 	page     string
 	endpoint *Endpoint // the last that was tried
+	upload   *uploader // what sends the body; nil until it is begun
 	sent     bool      // a worker may have got a part of the request
 	now      time.Time // a moment ago
 }
@@ -159,6 +160,7 @@ func (x *exchange) end(abort bool) {
 	default:
 		x.body.end(discardTimeout)
 	}
+	x.upload.wait()
 	x.out.armAt(x.now)
 }
 

@@ -181,7 +181,7 @@ func (c *clientConn) arm() {
 var errBodyEnded = errors.New("proxy: request has ended")
 
 // requestBody is the client's side of a request body. It is read in a goroutine
-// of its own, which stop and end break off. All methods but Read accept a nil
+// of its own, which end breaks off. All methods but Read accept a nil
 // *requestBody, which is an empty body.
 type requestBody struct {
 	io.ReadCloser
@@ -270,45 +270,25 @@ func (b *requestBody) failure() error {
 	return b.err
 }
 
-// stop makes further reads fail and breaks off one that is blocked.
-func (b *requestBody) stop() {
-	if b == nil {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.halt()
-}
-
-// halt is stop with b.mu held. It reports whether the client's connection takes
-// deadlines.
-func (b *requestBody) halt() bool {
-	b.ended = true
-	if b.read {
-		return true
-	}
-	if b.control.SetReadDeadline(time.Now()) != nil {
-		return false // a writer without deadlines is a test's
-	}
-	for b.reading {
-		b.idle.Wait()
-	}
-	return true
-}
-
-// end is stop, and gives net/http limit to get rid of what is left of the body;
-// it would wait for the client without end. The read must be over before the
-// limit is set, because net/http, too, breaks off a read by a deadline and
-// takes it away again.
+// end makes further reads fail, breaks off one that is blocked, and gives
+// net/http limit to get rid of what is left of the body; it would wait for the
+// client without end. The read must be over before the limit is set, because
+// net/http, too, breaks off a read by a deadline and takes it away again.
 func (b *requestBody) end(limit time.Duration) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	read := b.read
-	if !b.halt() || read {
+	b.ended = true
+	if b.read {
 		return
+	}
+	if b.control.SetReadDeadline(time.Now()) != nil {
+		return // a writer without deadlines is a test's
+	}
+	for b.reading {
+		b.idle.Wait()
 	}
 	deadline := time.Time{}
 	if !b.read {

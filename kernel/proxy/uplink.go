@@ -77,9 +77,9 @@ type trip struct {
 
 var trips = sync.Pool{New: func() any { return &trip{in: make([]byte, receiveBuffer)} }}
 
-// release waits until nothing is under way any more and gives the trip back.
+// release gives the trip back. The upload can go on, on a connection that is
+// closed; exchange.end waits for it.
 func (t *trip) release() {
-	t.upload.end()
 	clear(t.answer.fields)
 	clear(t.trailers)
 	in, out := t.in, t.out
@@ -162,7 +162,7 @@ func (t *trip) exchange() error {
 // own way from then on.
 func (t *trip) send() error {
 	if t.x.body != nil && !t.expects && t.upload == nil {
-		t.upload = newUpload(t)
+		t.startUpload()
 		t.out = t.upload.begin(t.out)
 		t.x.now = time.Now()
 	}
@@ -218,8 +218,8 @@ func (t *trip) wait(now time.Time) {
 	_ = t.c.SetDeadline(now.Add(glance))
 }
 
-// extend is called when a deadline of the connection has passed. It reports whether the
-// wait goes on.
+// extend is called when a deadline of the connection has passed. It reports
+// whether the wait goes on.
 func (t *trip) extend() bool {
 	switch {
 	case t.patient:
@@ -241,8 +241,13 @@ func (t *trip) sendExpected() {
 	}
 	t.patient = true
 	_ = t.c.SetReadDeadline(time.Time{})
-	t.upload = newUpload(t)
+	t.startUpload()
 	t.upload.carryOn(t.c)
+}
+
+func (t *trip) startUpload() {
+	t.upload = newUpload(t)
+	t.x.upload = t.upload
 }
 
 // watch breaks the connection off when the client leaves. It does so once.

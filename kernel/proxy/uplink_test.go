@@ -177,6 +177,21 @@ func TestRefusalNeedsNoByteOfTheBody(t *testing.T) {
 	}
 }
 
+// TestWorkerThatDiesDuringAnUploadIsToBlame: the client stands still in the
+// middle of the body, but it is not what failed.
+func TestWorkerThatDiesDuringAnUploadIsToBlame(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) { head(r) })
+	for _, begun := range []string{"", "some"} {
+		_, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n" + begun)
+		res, err := http.ReadResponse(r, nil)
+		must(t, err)
+		if res.StatusCode != 502 || res.Header.Get(errorHeader) != "worker_closed" {
+			t.Errorf("after %q: %s %v", begun, res.Status, res.Header)
+		}
+	}
+}
+
 // TestExpectedBodyIsSentUnasked: the worker does not know 100-continue.
 func TestExpectedBodyIsSentUnasked(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})

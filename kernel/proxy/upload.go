@@ -18,8 +18,8 @@ const (
 )
 
 // uploader sends a request body while the answer may already be on its way. All
-// methods but begin accept a nil *uploader: a request without a body, or
-// one whose body is not asked for yet.
+// methods but begin accept a nil *uploader: a request without a body, or one
+// whose body is not asked for yet.
 type uploader struct {
 	body    *requestBody
 	chunked bool
@@ -137,6 +137,9 @@ func (u *uploader) limit(c *workerConn) {
 
 // unlimit takes that back when the answer has begun.
 func (u *uploader) unlimit(c *workerConn) {
+	if u == nil || u.sending == nil {
+		return
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.answered = true
@@ -157,13 +160,12 @@ func (u *uploader) settle(c *workerConn) bool {
 	return u.sent
 }
 
-// end stops reading the body and waits until nobody does. The connection must
-// be closed, unless the body was sent.
-func (u *uploader) end() {
+// wait returns when nobody reads or sends the body any more. Reading must have
+// been ended, and the connection closed unless the body was sent.
+func (u *uploader) wait() {
 	if u == nil {
 		return
 	}
-	u.body.stop()
 	if u.reading != nil {
 		<-u.reading
 	}
