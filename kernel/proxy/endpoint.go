@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,13 +18,11 @@ const (
 	expectContinueTimeout = time.Second     // then the body is sent unasked, as RFC 9110 10.1.1 allows
 	defaultIdleTimeout    = 90 * time.Second
 	idleMargin            = 5 * time.Second
-	maxIdleConns          = 256
-	maxResponseHeader     = 1 << 20
 )
 
 // EndpointOptions describe one worker.
 type EndpointOptions struct {
-	Addr string // host:port it listens on
+	Addr string // host:port it listens on, or the absolute path of its unix socket
 
 	// For the log; Worker is short, such as "api-3 (pid 123)".
 	Page, Release, Worker string
@@ -54,12 +52,12 @@ type EndpointOptions struct {
 // belong to nobody else, and a count of the requests in flight. It is safe for
 // concurrent use. It belongs to one [Backend] at a time.
 type Endpoint struct {
-	o         EndpointOptions
-	transport *http.Transport
-	inFlight  atomic.Int64
-	requests  atomic.Uint64
-	failures  atomic.Uint64
-	draining  atomic.Int32 // callers in Drain
+	o        EndpointOptions
+	pool     pool
+	inFlight atomic.Int64
+	requests atomic.Uint64
+	failures atomic.Uint64
+	draining atomic.Int32 // callers in Drain
 
 	mu     sync.Mutex
 	empty  chan struct{} // closed and replaced when a drained endpoint has nothing in flight
@@ -71,15 +69,7 @@ type Endpoint struct {
 // dials.
 func NewEndpoint(o EndpointOptions) *Endpoint {
 	e := &Endpoint{o: o, empty: make(chan struct{}), open: make(map[io.Closer]struct{})}
-	e.transport = &http.Transport{
-		DialContext:            e.dial,
-		DisableCompression:     true, // Accept-Encoding and the answer to it are the client's and the worker's business
-		MaxIdleConnsPerHost:    maxIdleConns,
-		IdleConnTimeout:        ownIdleTimeout(o.IdleTimeout),
-		ResponseHeaderTimeout:  o.ResponseTimeout,
-		ExpectContinueTimeout:  expectContinueTimeout,
-		MaxResponseHeaderBytes: maxResponseHeader,
-	}
+	e.pool.timeout = ownIdleTimeout(o.IdleTimeout)
 	return e
 }
 
@@ -98,7 +88,7 @@ func (e *Endpoint) Failures() uint64 { return e.failures.Load() }
 // connections. It does not keep requests away: take the endpoint out of its
 // backend first. The error wraps that of ctx and says how much was left.
 func (e *Endpoint) Drain(ctx context.Context) error {
-	defer e.transport.CloseIdleConnections()
+	defer e.pool.closeIdle()
 	e.draining.Add(1)
 	defer e.draining.Add(-1)
 	for {
@@ -130,7 +120,7 @@ func (e *Endpoint) Close() {
 	for c := range open {
 		c.Close()
 	}
-	e.transport.CloseIdleConnections()
+	e.pool.closeIdle()
 }
 
 // enter counts a request in. Every enter needs a leave.
@@ -182,18 +172,21 @@ func (e *dialError) Unwrap() error { return e.error }
 
 var errEndpointClosed = errors.New("proxy: endpoint is closed")
 
-// dial is the transport's way to the worker. addr is that of the request URL,
-// and ignored: nothing but the endpoint says where to connect to.
-func (e *Endpoint) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+// dial connects to the worker.
+func (e *Endpoint) dial(ctx context.Context) (*workerConn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
-	conn, err := d.DialContext(ctx, "tcp", e.o.Addr)
+	conn, err := d.DialContext(ctx, e.network(), e.o.Addr)
 	if err != nil {
 		if ctx.Err() == nil && !isLocalLimit(err) && e.o.OnUnreachable != nil {
 			e.o.OnUnreachable(err)
 		}
 		return nil, &dialError{err}
 	}
-	c := &workerConn{TCPConn: conn.(*net.TCPConn), endpoint: e}
+	c, err := newWorkerConn(conn.(stream), e)
+	if err != nil {
+		conn.Close()
+		return nil, &dialError{err}
+	}
 	if !e.track(c) {
 		c.Close()
 		return nil, &dialError{errEndpointClosed}
@@ -201,16 +194,20 @@ func (e *Endpoint) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return c, nil
 }
 
-// workerConn is a connection that its endpoint can close. It embeds the
-// concrete type so that CloseWrite stays visible to upgraded connections.
-type workerConn struct {
-	*net.TCPConn
-	endpoint *Endpoint
+// network is what [net.Dial] calls the kind of the worker's address.
+func (e *Endpoint) network() string {
+	if strings.HasPrefix(e.o.Addr, "/") {
+		return "unix"
+	}
+	return "tcp"
 }
 
-func (c *workerConn) Close() error {
-	c.endpoint.untrack(c)
-	return c.TCPConn.Close()
+// host is what a request is addressed to that does not say so itself.
+func (e *Endpoint) host() string {
+	if e.network() == "unix" {
+		return "localhost"
+	}
+	return e.o.Addr
 }
 
 // isLocalLimit reports whether a dial failed for want of something on our

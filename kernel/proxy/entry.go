@@ -31,7 +31,7 @@ func (x *exchange) entry(f *fault) Entry {
 		Client:    x.client(),
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
-		Duration:  time.Since(x.start),
+		Duration:  x.now.Sub(x.start),
 	}
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker

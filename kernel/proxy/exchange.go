@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -18,7 +17,7 @@ const maxResend = 3
 type exchange struct {
 	proxy    *Proxy
 	start    time.Time
-	in       *http.Request // as it came, except for the context and the body
+	in       *http.Request // as it came, except for the body
 	out      response
 	body     *requestBody // nil: the request has none
 	peer     netip.Addr   // zero: unknown
@@ -27,25 +26,21 @@ type exchange struct {
 	limits   Timeouts
 	page     string
 	endpoint *Endpoint // the last that was tried
-	sendErr  error     // why the last attempt got no answer
-	copyErr  error     // why the worker's answer could not be read to its end
-}
-
-type exchangeKey struct{}
-
-func exchangeOf(r *http.Request) *exchange {
-	return r.Context().Value(exchangeKey{}).(*exchange)
+	upload   *uploader // what sends the body; nil until it is begun
+	sent     bool      // a worker may have got a part of the request
+	now      time.Time // a moment ago
 }
 
 // begin takes a request in.
 func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{proxy: p, start: time.Now(), limits: p.o.Timeouts()}
-	x.in = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-	control := http.NewResponseController(w)
-	x.out = response{ResponseWriter: w, control: control, exchange: x}
+	now := time.Now()
+	x := &exchange{proxy: p, start: now, now: now, in: r, limits: p.o.Timeouts()}
+	x.out = response{ResponseWriter: w, control: *http.NewResponseController(w), exchange: x}
 	if r.ContentLength != 0 {
-		x.body = newRequestBody(r, control, x.limits.Read)
-		x.in.Body = x.body
+		x.body = newRequestBody(r, &x.out.control, x.limits.Read)
+		in := *r // a handler must not change the request it is given
+		in.Body = x.body
+		x.in = &in
 	}
 	x.identify()
 	return x
@@ -75,6 +70,9 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
+		if t.expired != nil || t.dial != nil || resend > 0 {
+			x.now = time.Now()
+		}
 		err = x.via(e)
 		if err == nil {
 			return nil
@@ -103,13 +101,10 @@ func (x *exchange) via(e *Endpoint) error {
 }
 
 // unsent reports whether a request that failed with err cannot have been seen
-// by the worker as a whole. The transport itself repeats requests without a
-// body when that is safe. One with a body is written headers first, through a
-// buffer that is flushed only after the body was asked for; so as long as it
-// was not, the worker has no complete head. An expected 100-continue is the
-// exception: there the head goes first.
+// by a worker, and is still there to be sent to another. The forwarder itself
+// repeats requests without a body when that is safe.
 func (x *exchange) unsent(err error) bool {
-	return x.body != nil && !x.body.wasTouched() && x.in.Header.Get("Expect") == "" && !isTimeout(err)
+	return !x.sent && x.body != nil && !x.body.wasTouched() && x.in.Header.Get("Expect") == "" && !isTimeout(err)
 }
 
 // diagnose says which part failed.
@@ -139,6 +134,8 @@ func diagnoseWorker(err error) *fault {
 		return &fault{http.StatusServiceUnavailable, kindProxyLimit, err}
 	case isDial:
 		return &fault{http.StatusBadGateway, kindDial, err}
+	case errors.Is(err, errFraming):
+		return &fault{http.StatusBadGateway, kindBadFraming, err}
 	case errors.Is(err, errUpgrade):
 		return &fault{http.StatusBadGateway, kindBadUpgrade, err}
 	case isTimeout(err):
@@ -163,7 +160,8 @@ func (x *exchange) end(abort bool) {
 	default:
 		x.body.end(discardTimeout)
 	}
-	x.out.arm()
+	x.upload.wait()
+	x.out.armAt(x.now)
 }
 
 func isTimeout(err error) bool {

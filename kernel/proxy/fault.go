@@ -19,6 +19,7 @@ const (
 	kindDial            = "dial"               // 502: the worker takes no connections, and no other came
 	kindWorkerClosed    = "worker_closed"      // 502: the worker closed the connection
 	kindWorkerError     = "worker_error"       // 502: the worker's answer is not HTTP
+	kindBadFraming      = "bad_framing"        // 502: where the worker's answer ends is ambiguous
 	kindBadUpgrade      = "bad_upgrade"        // 502: the worker switched to what was not asked for
 	kindHoldTimeout     = "hold_timeout"       // 503: no worker got ready in time
 	kindHoldFull        = "hold_full"          // 503: too many requests wait already
@@ -30,6 +31,7 @@ const (
 
 const (
 	errorHeader         = "X-TQ-Error"
+	errorHeaderKey      = "X-Tq-Error" // in a header map
 	statusClientClosed  = 499
 	retryAfterSeconds   = "1"
 	contentTypeJSON     = "application/json"

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
-	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -58,52 +58,86 @@ func (x *exchange) client() string {
 	return client.String()
 }
 
-// setHeaders puts the headers that speak for the client into out, which
-// httputil.ReverseProxy has stripped of hop-by-hop headers. Whatever the
-// client says about itself goes, unless it is a trusted proxy.
-func (x *exchange) setHeaders(out http.Header) {
-	for name := range out {
-		if isForged(name) || !x.trusted && isForwarding(name) {
-			delete(out, name)
+// appendHeader adds what of the client's header a worker gets, and the fields
+// that speak for the client. What the client says about itself goes, unless it
+// is a trusted proxy. It reports false if a value would not stay in its line.
+func (x *exchange) appendHeader(b []byte) ([]byte, bool) {
+	var listed []string
+	for _, line := range x.in.Header["Connection"] {
+		listed = appendListed(listed, line)
+	}
+	for name, values := range x.in.Header {
+		if isHopByHop(name) || isRestated(name) || isForged(name) || !x.trusted && isForwarding(name) ||
+			listed != nil && slices.Contains(listed, name) {
+			continue
+		}
+		for _, v := range values {
+			if !isLine(v) {
+				return b, false
+			}
+			b = appendField(b, name, v)
 		}
 	}
-	out.Set(requestIDHeader, x.id)
+	return x.appendForwarding(b), true
+}
+
+// isRestated reports whether a field is written from what was understood of it
+// instead of being copied.
+func isRestated(name string) bool {
+	switch name {
+	case "Host", "Content-Length", "Expect", requestIDHeader,
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded":
+		return true
+	}
+	return false
+}
+
+func (x *exchange) appendForwarding(b []byte) []byte {
+	b = appendField(b, requestIDHeader, x.id)
 	scheme := "http"
 	if x.in.TLS != nil {
 		scheme = "https"
 	}
-	x.setForwarded(out, "X-Forwarded-Host", x.in.Host)
-	x.setForwarded(out, "X-Forwarded-Proto", scheme)
-	if x.peer.IsValid() {
-		x.appendForwarded(out, "X-Forwarded-For", x.peer.String())
-		if x.trusted && x.in.Header.Get("Forwarded") != "" {
-			x.appendForwarded(out, "Forwarded", "for="+forwardedNode(x.peer))
+	b = x.appendSaid(b, "X-Forwarded-Host", x.in.Host)
+	b = x.appendSaid(b, "X-Forwarded-Proto", scheme)
+	if !x.peer.IsValid() {
+		return b
+	}
+	b = x.appendHops(b, "X-Forwarded-For")
+	b = append(x.peer.AppendTo(b), "\r\n"...)
+	if x.trusted && x.in.Header.Get("Forwarded") != "" {
+		b = x.appendHops(b, "Forwarded")
+		b = append(append(b, "for="...), forwardedNode(x.peer)...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// appendSaid adds what a trusted proxy said, or else value.
+func (x *exchange) appendSaid(b []byte, name, value string) []byte {
+	if said := x.in.Header[name]; x.trusted && len(said) > 0 {
+		return appendValues(b, name, said)
+	}
+	return appendField(b, name, value)
+}
+
+// appendHops begins a field to which this hop is to be added, with the hops
+// that a trusted proxy has named.
+func (x *exchange) appendHops(b []byte, name string) []byte {
+	b = append(append(b, name...), ": "...)
+	if x.trusted {
+		for _, said := range x.in.Header[name] {
+			b = append(append(b, said...), ", "...)
 		}
 	}
-}
-
-// setForwarded keeps what a trusted proxy said, or else sets value.
-func (x *exchange) setForwarded(out http.Header, name, value string) {
-	if said := x.in.Header.Values(name); x.trusted && len(said) > 0 {
-		out[name] = said
-		return
-	}
-	out.Set(name, value)
-}
-
-// appendForwarded puts value after what a trusted proxy said.
-func (x *exchange) appendForwarded(out http.Header, name, value string) {
-	if said := x.in.Header.Values(name); x.trusted && len(said) > 0 {
-		value = strings.Join(said, ", ") + ", " + value
-	}
-	out.Set(name, value)
+	return b
 }
 
 // isForged reports whether no honest client sends the header: CGI-style
 // programs read X_Forwarded_For or X.Forwarded.For as X-Forwarded-For, and
 // Proxy as HTTP_PROXY.
 func isForged(name string) bool {
-	return name == "Proxy" || strings.ContainsAny(name, "_.")
+	return name == "Proxy" || strings.IndexByte(name, '_') >= 0 || strings.IndexByte(name, '.') >= 0
 }
 
 func isForwarding(name string) bool {
@@ -129,10 +163,5 @@ func newRequestID() string {
 
 // isRequestID reports whether a trusted peer's id is fit for a log line.
 func isRequestID(id string) bool {
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return false
-		}
-	}
-	return id != "" && len(id) <= maxRequestID
+	return isVisible(id) && len(id) <= maxRequestID
 }

@@ -79,7 +79,7 @@ func New(o Options) *Proxy {
 	if o.Reveal == nil {
 		o.Reveal = func() bool { return false }
 	}
-	p := &Proxy{o: o, forward: newReverse()}
+	p := &Proxy{o: o, forward: uplink{}}
 	p.table.Store(&table{})
 	return p
 }
@@ -117,6 +117,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x.endpoint != nil && x.failed(f) {
 		x.endpoint.failures.Add(1)
 	}
+	x.now = time.Now()
 	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 	x.end(abort)
 	p.o.Log(x.entry(f))

@@ -26,14 +26,15 @@ const (
 // deadline and notes what happens.
 type response struct {
 	http.ResponseWriter
-	control  *http.ResponseController
+	control  http.ResponseController
 	exchange *exchange
 
-	status   int   // of the answer; 0 until it has one
-	started  bool  // the head was passed on
-	refused  bool  // it is the proxy's own
-	hijacked bool  // the connection was upgraded
-	err      error // the first that the client's connection gave
+	status   int       // of the answer; 0 until it has one
+	started  bool      // the head was passed on
+	refused  bool      // it is the proxy's own
+	hijacked bool      // the connection was upgraded
+	armed    time.Time // when the write deadline was set last
+	err      error     // the first that the client's connection gave
 	bytes    atomic.Int64
 }
 
@@ -46,14 +47,14 @@ var (
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader passes informational answers on and notes the final one. A 100
-// is left to net/http, which says it when the body is first read; the worker's
-// lets the transport do that.
+// is left to net/http, which says it when the body is first read.
 func (w *response) WriteHeader(status int) {
 	if status == http.StatusContinue {
 		return
 	}
-	w.arm()
-	if status >= 200 {
+	if status < 200 {
+		w.arm()
+	} else {
 		w.status, w.started = status, true
 		h := w.Header()
 		if h["Content-Type"] == nil {
@@ -73,6 +74,14 @@ func (w *response) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes.Add(int64(n))
 	w.note(err)
+	return n, err
+}
+
+// readFrom moves src to the client, by splice if net/http lets it.
+func (w *response) readFrom(to io.ReaderFrom, src *io.LimitedReader) (int64, error) {
+	w.arm()
+	n, err := to.ReadFrom(src)
+	w.bytes.Add(n)
 	return n, err
 }
 
@@ -101,11 +110,19 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, nil
 }
 
-// arm gives the client until now + Timeouts.Write to take what comes next.
-// net/http takes the deadline away between requests.
+// arm gives the client until now + Timeouts.Write to take what comes next, or
+// a little less, since the deadline is moved only now and then. net/http takes
+// it away between requests.
 func (w *response) arm() {
-	if t := w.exchange.limits.Write; t > 0 {
-		_ = w.control.SetWriteDeadline(time.Now().Add(t)) // a writer without deadlines is a test's
+	if w.exchange.limits.Write > 0 {
+		w.armAt(time.Now())
+	}
+}
+
+func (w *response) armAt(now time.Time) {
+	if t := w.exchange.limits.Write; t > 0 && now.Sub(w.armed) > t/16 {
+		w.armed = now
+		_ = w.control.SetWriteDeadline(now.Add(t)) // a writer without deadlines is a test's
 	}
 }
 
@@ -163,9 +180,9 @@ func (c *clientConn) arm() {
 
 var errBodyEnded = errors.New("proxy: request has ended")
 
-// requestBody is the client's side of a request body. It is read by the
-// transport, in a goroutine that can outlive the request; end stops that. All
-// methods but Read accept a nil *requestBody, which is an empty body.
+// requestBody is the client's side of a request body. It is read in a goroutine
+// of its own, which end breaks off. All methods but Read accept a nil
+// *requestBody, which is an empty body.
 type requestBody struct {
 	io.ReadCloser
 	control *http.ResponseController

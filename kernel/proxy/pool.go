@@ -1,0 +1,202 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxIdleConns is how many unused connections to a worker are kept.
+const maxIdleConns = 256
+
+// pool holds the unused connections to one worker. The one used last is taken
+// first, so that under less load the others grow old and are closed. It starts
+// no goroutine, and is safe for concurrent use.
+type pool struct {
+	timeout time.Duration // after which an unused connection is closed
+
+	mu      sync.Mutex
+	idle    []*workerConn // by the time of their last use
+	reaper  *time.Timer   // nil until something was idle
+	reaping bool          // reaper will fire
+	shut    bool          // closeIdle was called, and no take since
+}
+
+// take returns a connection on which the worker is waiting for a request, or
+// nil. It does not block.
+func (p *pool) take(now time.Time) *workerConn {
+	for {
+		c := p.pop()
+		if c == nil || now.Sub(c.idleSince) < p.timeout && c.quiet() {
+			return c
+		}
+		c.Close()
+	}
+}
+
+func (p *pool) pop() *workerConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shut = false
+	last := len(p.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	c := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	return c
+}
+
+// put takes back a connection on which nothing is under way, in neither
+// direction, and on which nothing was since.
+func (p *pool) put(c *workerConn, since time.Time) {
+	c.reused, c.idleSince = true, since
+	if !p.push(c) {
+		c.Close()
+	}
+}
+
+func (p *pool) push(c *workerConn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shut || len(p.idle) == maxIdleConns {
+		return false
+	}
+	p.idle = append(p.idle, c)
+	if !p.reaping {
+		p.schedule(p.timeout)
+	}
+	return true
+}
+
+// schedule has reap called. p.mu is held.
+func (p *pool) schedule(d time.Duration) {
+	p.reaping = true
+	if p.reaper == nil {
+		p.reaper = time.AfterFunc(d, p.reap)
+		return
+	}
+	p.reaper.Reset(d)
+}
+
+// reap closes what has been unused for too long.
+func (p *pool) reap() {
+	for _, c := range p.expired(time.Now()) {
+		c.Close()
+	}
+}
+
+func (p *pool) expired(now time.Time) []*workerConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.idle) && now.Sub(p.idle[n].idleSince) >= p.timeout {
+		n++
+	}
+	old := append([]*workerConn(nil), p.idle[:n]...)
+	left := copy(p.idle, p.idle[n:])
+	clear(p.idle[left:])
+	p.idle = p.idle[:left]
+	p.reaping = false
+	if left > 0 {
+		p.schedule(p.timeout - now.Sub(p.idle[0].idleSince))
+	}
+	return old
+}
+
+// closeIdle closes what is unused, and what is put back before the next take.
+func (p *pool) closeIdle() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.shut = nil, true
+	if p.reaping && p.reaper.Stop() {
+		p.reaping = false
+	}
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
+	}
+}
+
+// stream is what a worker can be reached over.
+type stream interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+// workerConn is a connection to a worker, which its endpoint can close. It is
+// used by one request at a time.
+type workerConn struct {
+	stream
+	endpoint  *Endpoint
+	idleSince time.Time
+	reused    bool // it has carried a request before
+
+	raw  syscall.RawConn
+	look func(fd uintptr) // peek or measure, made once so that a call allocates nothing
+	seen glimpse
+	part io.LimitedReader // of stream, for splice
+}
+
+// glimpse is what a look at a connection's receive buffer has found.
+type glimpse struct {
+	measure bool // what to look for: the number of bytes
+	n       int
+	err     error
+}
+
+func newWorkerConn(s stream, e *Endpoint) (*workerConn, error) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	c := &workerConn{stream: s, endpoint: e, raw: raw, part: io.LimitedReader{R: s}}
+	c.look = c.seen.look
+	return c, nil
+}
+
+func (c *workerConn) Close() error {
+	c.endpoint.untrack(c)
+	return c.stream.Close()
+}
+
+// quiet reports whether the connection is open and nothing has come that
+// nobody asked for. What has come is lost.
+func (c *workerConn) quiet() bool {
+	c.seen.measure = false
+	return c.raw.Control(c.look) == nil && c.seen.err == syscall.EAGAIN
+}
+
+// gone reports whether the worker has closed the connection, or it broke, and
+// all that came before was read. If it has not, a byte may be lost.
+func (c *workerConn) gone() bool {
+	c.seen.measure = false
+	return c.raw.Control(c.look) != nil || c.seen.n <= 0 && c.seen.err != syscall.EAGAIN
+}
+
+// pending returns how many bytes can be read without waiting; 0 where that
+// cannot be told.
+func (c *workerConn) pending() int64 {
+	c.seen.measure = true
+	if c.raw.Control(c.look) != nil || c.seen.err != nil {
+		return 0
+	}
+	return int64(c.seen.n)
+}
+
+func (g *glimpse) look(fd uintptr) {
+	if g.measure {
+		g.n, g.err = bytesPending(int(fd))
+		return
+	}
+	var b [1]byte
+	for {
+		if g.n, g.err = syscall.Read(int(fd), b[:]); g.err != syscall.EINTR {
+			return
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// appendHead adds the head of the request to b: the path, the query and the
+// header as they came in, less what is meant for this hop only or forged, and
+// the framing anew. The fault is a request that cannot be written without
+// being read as something else.
+func (t *trip) appendHead(b []byte) ([]byte, error) {
+	r := t.x.in
+	host := r.Host
+	if host == "" {
+		host = t.e.host()
+	}
+	if !isVisible(r.Method) || !isVisible(host) {
+		return b, &faultError{*badTarget("method or host holds a space, or no ASCII")}
+	}
+	b = append(append(b, r.Method...), ' ')
+	b = appendTarget(b, r)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = appendField(b, "Host", host)
+	b, ok := t.x.appendHeader(b)
+	if !ok {
+		return b, &faultError{*badTarget("header holds a line break")}
+	}
+	return append(t.appendFraming(b), "\r\n"...), nil
+}
+
+// appendTarget adds path and query, byte for byte as they came in.
+func appendTarget(b []byte, r *http.Request) []byte {
+	u := r.URL
+	path := u.RawPath
+	if path == "" {
+		path = u.EscapedPath()
+	}
+	if path == "" {
+		path = "/"
+	}
+	b = append(b, path...)
+	if u.ForceQuery || u.RawQuery != "" {
+		b = append(append(b, '?'), u.RawQuery...)
+	}
+	return b
+}
+
+// appendFraming says how the body ends and what happens to the connection.
+func (t *trip) appendFraming(b []byte) []byte {
+	r := t.x.in
+	switch {
+	case t.x.body == nil:
+		if r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH" {
+			b = append(b, "Content-Length: 0\r\n"...)
+		}
+	case r.ContentLength < 0:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		b = appendAnnounced(b, r.Trailer)
+	default:
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, r.ContentLength, 10)
+		b = append(b, "\r\n"...)
+	}
+	if t.expects {
+		b = append(b, "Expect: 100-continue\r\n"...)
+	}
+	if t.upgrade != "" {
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", t.upgrade)
+	}
+	if slices.ContainsFunc(r.Header["Te"], func(line string) bool { return hasToken(line, "trailers") }) {
+		b = append(b, "Te: trailers\r\n"...)
+	}
+	return b
+}
+
+func appendAnnounced(b []byte, trailer http.Header) []byte {
+	sep := "Trailer: "
+	for name := range trailer {
+		if isRequestTrailer(name) {
+			b = append(append(b, sep...), name...)
+			sep = ", "
+		}
+	}
+	if sep == ", " {
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// isRequestTrailer reports whether a client's trailer is passed on.
+func isRequestTrailer(name string) bool {
+	return isTrailer(name) && !isForged(name) && !isForwarding(name) && isFieldName(name)
+}
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
+}
+
+func appendValues(b []byte, name string, values []string) []byte {
+	for _, v := range values {
+		b = appendField(b, name, v)
+	}
+	return b
+}
+
+// isLine reports whether s can be written as part of a line. net/http has
+// checked more than that; this is the last chance to keep a line in one piece.
+func isLine(s string) bool {
+	return strings.IndexByte(s, '\n') < 0 && strings.IndexByte(s, '\r') < 0 && strings.IndexByte(s, 0) < 0
+}
+
+// isVisible reports whether s consists of visible ASCII.
+func isVisible(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s != ""
+}

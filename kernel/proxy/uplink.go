@@ -1,0 +1,340 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	receiveBuffer = 16 << 10
+	keepBuffer    = 64 << 10 // larger ones are not kept for the next request
+
+	// glanceTimeout is how long an answer is waited for before anything is
+	// arranged to notice that the client leaves. Most answers are faster.
+	glanceTimeout = 50 * time.Millisecond
+
+	// settleTimeout is how long the last piece of a request may take to be
+	// written after its answer is complete; then the connection is given up.
+	settleTimeout = 50 * time.Millisecond
+)
+
+// uplink is the HTTP/1.1 client of the proxy. The goroutine of the request
+// writes it, reads the answer and copies that to the client; there is a second
+// one only while a request body is under way.
+type uplink struct{}
+
+var _ forwarder = uplink{}
+
+// forward sends the request over a connection that nothing else uses, and over
+// a new one if that turns out to be dead, as far as this cannot have the
+// request executed twice.
+func (uplink) forward(x *exchange, e *Endpoint) error {
+	t := trips.Get().(*trip)
+	defer t.release()
+	if err := t.prepare(x, e); err != nil {
+		return err
+	}
+	again, err := t.attempt(e.pool.take(x.now))
+	if again {
+		x.now = time.Now()
+		_, err = t.attempt(nil)
+	}
+	if _, ok := errors.AsType[*dialError](err); ok && x.body.wasTouched() {
+		return fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err) // no other worker can be given what was read of the body
+	}
+	return err
+}
+
+// trip is a request on its way to a worker and back. Its buffers are used
+// again. It belongs to the goroutine of the request.
+type trip struct {
+	x       *exchange
+	e       *Endpoint
+	c       *workerConn
+	upgrade string // the protocol that the client asks for, or ""
+	expects bool   // the client waits for a 100 before it sends the body
+
+	out []byte // the head of the request and what came of its body right away
+	n   int    // bytes of out that were written
+
+	in        []byte // what has come is in[r:w]
+	r, w      int
+	answer    answer
+	whole     bool        // the answer was read to its end, and no further
+	deadline  time.Time   // for the head of the answer; zero: none, or set when the body is sent
+	patient   bool        // the read deadline is the real one
+	streaming bool        // there is none, since the body is being read
+	unwatch   func() bool // nil: nothing happens if the client leaves
+	upload    *uploader   // nil: no body, or not begun
+	trailers  []field
+}
+
+var trips = sync.Pool{New: func() any { return &trip{in: make([]byte, receiveBuffer)} }}
+
+// release gives the trip back. The upload can go on, on a connection that is
+// closed; exchange.end waits for it.
+func (t *trip) release() {
+	clear(t.answer.fields)
+	clear(t.trailers)
+	in, out := t.in, t.out
+	if cap(in) > keepBuffer || cap(out) > keepBuffer {
+		return
+	}
+	*t = trip{in: in, out: out[:0], answer: answer{fields: t.answer.fields[:0]}, trailers: t.trailers[:0]}
+	trips.Put(t)
+}
+
+func (t *trip) prepare(x *exchange, e *Endpoint) error {
+	t.x, t.e = x, e
+	if x.body != nil {
+		t.expects = x.in.ProtoAtLeast(1, 1) && hasToken(x.in.Header.Get("Expect"), "100-continue")
+	} else {
+		t.upgrade = askedUpgrade(x.in.Header)
+	}
+	var err error
+	t.out, err = t.appendHead(t.out[:0])
+	return err
+}
+
+// attempt has the request answered over c, or over a new connection if that is
+// nil. After an error, again says that another attempt does no harm.
+func (t *trip) attempt(c *workerConn) (again bool, err error) {
+	if c == nil {
+		if c, err = t.e.dial(t.x.in.Context()); err != nil {
+			return false, err
+		}
+		t.x.now = time.Now()
+	}
+	t.c, t.n, t.r, t.w, t.whole, t.streaming = c, 0, 0, 0, false, false
+	err = t.exchange()
+	again = t.mayRepeat(err)
+	sound := err == nil && t.whole && t.r == t.w && !t.answer.last && t.sentWhole()
+	if t.unwatch != nil {
+		sound = t.unwatch() && sound
+		t.unwatch = nil
+	}
+	if sound {
+		if t.patient { // or it was a glance ago that the request was sent
+			t.x.now = time.Now()
+		}
+		t.e.pool.put(c, t.x.now)
+	} else {
+		c.Close()
+	}
+	return again, err
+}
+
+// sentWhole reports whether the worker waits for nothing more of the request.
+func (t *trip) sentWhole() bool { return t.x.body == nil || t.upload.settle(t.c) }
+
+// exchange sends the request, or the beginning of it, and passes the answer
+// on.
+func (t *trip) exchange() error {
+	if err := t.send(); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		if err := t.readHead(); err != nil {
+			return err
+		}
+		switch status := t.answer.status; {
+		case status == http.StatusSwitchingProtocols:
+			return t.switchProtocols()
+		case status >= 200:
+			return t.pass()
+		case n == maxInformational:
+			return fmt.Errorf("%w: %d informational answers", errAnswer, n)
+		case status == http.StatusContinue:
+			t.sendExpected()
+		default:
+			t.hint()
+		}
+	}
+}
+
+// send writes the head along with what there is of the body. The rest goes its
+// own way from then on.
+func (t *trip) send() error {
+	if t.x.body != nil && !t.expects && t.upload == nil {
+		t.startUpload()
+		t.out = t.upload.begin(t.out)
+		t.x.now = time.Now()
+	}
+	if err := t.upload.failed(); err != nil {
+		return err
+	}
+	now := t.x.now
+	switch {
+	case t.expects:
+		t.patient = false
+		t.watch()
+		_ = t.c.SetDeadline(time.Time{})
+		_ = t.c.SetReadDeadline(now.Add(expectContinueTimeout))
+	case t.upload.done():
+		t.wait(now)
+	default:
+		t.patient = true
+		t.watch()
+		_ = t.c.SetDeadline(time.Time{})
+	}
+	if err := t.write(); err != nil {
+		return err
+	}
+	t.upload.carryOn(t.c)
+	return nil
+}
+
+// write sends t.out.
+func (t *trip) write() error {
+	for {
+		n, err := t.c.Write(t.out[t.n:])
+		t.n += n
+		t.x.sent = t.x.sent || n > 0
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend() {
+			return err
+		}
+	}
+}
+
+// wait limits how long the worker may take from now on. It begins with a
+// glance, during which the client is not watched.
+func (t *trip) wait(now time.Time) {
+	limit := t.e.o.ResponseTimeout
+	t.deadline = time.Time{}
+	if limit > 0 {
+		t.deadline = now.Add(limit)
+	}
+	glance := glanceTimeout
+	if limit > 0 {
+		glance = min(glance, limit)
+	}
+	t.patient = false
+	_ = t.c.SetDeadline(now.Add(glance))
+}
+
+// extend is called when a deadline of the connection has passed. It reports
+// whether the wait goes on.
+func (t *trip) extend() bool {
+	switch {
+	case t.patient:
+		return false
+	case t.expects:
+		t.sendExpected()
+		return true
+	}
+	t.patient = true
+	t.watch()
+	_ = t.c.SetDeadline(t.deadline)
+	return t.deadline.IsZero() || time.Now().Before(t.deadline)
+}
+
+// sendExpected sends the body that the worker was asked about. It is sent once.
+func (t *trip) sendExpected() {
+	if !t.expects || t.upload != nil {
+		return
+	}
+	t.patient = true
+	_ = t.c.SetReadDeadline(time.Time{})
+	t.startUpload()
+	t.upload.carryOn(t.c)
+}
+
+func (t *trip) startUpload() {
+	t.upload = newUpload(t)
+	t.x.upload = t.upload
+}
+
+// watch breaks the connection off when the client leaves. It does so once.
+func (t *trip) watch() {
+	if t.unwatch == nil {
+		c := t.c // the trip may serve another request by then
+		t.unwatch = context.AfterFunc(t.x.in.Context(), func() { c.Close() })
+	}
+}
+
+// mayRepeat reports whether the request can be sent once more after err: over
+// a connection that was used before and broke before any of the answer came,
+// when the worker cannot have seen the request or nothing is wrong with its
+// seeing it twice. A request of which nothing was written is not lost, since
+// what was read of its body is still in t.out.
+func (t *trip) mayRepeat(err error) bool {
+	if err == nil || !t.c.reused || t.w > 0 || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
+		return false
+	}
+	return t.n == 0 || t.x.body == nil && isRepeatable(t.x.in)
+}
+
+// isRepeatable is the rule of net/http for requests without a body.
+func isRepeatable(r *http.Request) bool {
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return true
+	}
+	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+}
+
+// readHead reads the next head of an answer into t.answer.
+func (t *trip) readHead() error {
+	for from := 0; ; {
+		end, next, err := headEnd(t.in[t.r:t.w], from)
+		if err != nil {
+			return err
+		}
+		if end > 0 {
+			head := string(t.in[t.r : t.r+end])
+			t.r += end
+			return t.answer.parse(head)
+		}
+		from = next
+		if err := t.room(); err != nil {
+			return err
+		}
+		if err := t.read(); err != nil {
+			return err
+		}
+	}
+}
+
+// room makes room for more in front of t.in's end.
+func (t *trip) room() error {
+	if t.r > 0 {
+		t.w = copy(t.in, t.in[t.r:t.w])
+		t.r = 0
+	}
+	if t.w < len(t.in) {
+		return nil
+	}
+	if len(t.in) >= maxResponseHeader {
+		return fmt.Errorf("%w: more than %d bytes of header", errAnswer, maxResponseHeader)
+	}
+	t.in = append(t.in, make([]byte, len(t.in))...)
+	return nil
+}
+
+// read appends what the worker sends next to t.in.
+func (t *trip) read() error {
+	for {
+		n, err := t.c.Read(t.in[t.w:])
+		t.w += n
+		switch {
+		case n > 0:
+			return nil // an error comes again
+		case !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend():
+			return early(err)
+		}
+	}
+}
+
+// early is err with the end of the connection, which came too soon, named so.
+func early(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
