@@ -167,10 +167,14 @@ func (b *build) compile(ctx context.Context, temp string) (fault []sdk.Diagnosti
 	if l == nil {
 		return b.goBuild(ctx, temp)
 	}
-	if fault, err = b.fast(ctx, l, temp); errors.Is(err, errSlow) {
-		b.missed(err)
-		b.event(sdk.Event{Step: "compile"})
-		return b.goBuild(ctx, temp)
+	fault, err = b.fast(ctx, l, temp)
+	if !errors.Is(err, errSlow) {
+		return fault, err
+	}
+	why := err
+	b.event(sdk.Event{Step: "compile"})
+	if fault, err = b.goBuild(ctx, temp); err == nil && len(fault) == 0 { // else the lane was right to stumble
+		b.missed(why)
 	}
 	return fault, err
 }

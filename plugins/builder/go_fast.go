@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,7 +109,24 @@ func (b *build) keep(r *laneRun) {
 	if before.lane != nil {
 		gone = before.main()
 	}
-	r.store.hold(b.job.Source, r.holds(), gone)
+	b.hold(r, gone)
+}
+
+// hold keeps the archives of the source's lanes, and lets the others go.
+func (b *build) hold(r *laneRun, gone string) {
+	names := map[string]bool{filepath.Base(r.config): true}
+	for name := range maps.Values(r.local) {
+		names[name] = true
+	}
+	f := &b.src.fast
+	f.mu.Lock()
+	for _, l := range append([]*lane{r.lane}, f.lanes...) {
+		for name := range maps.Values(l.fixed) {
+			names[name] = true
+		}
+	}
+	f.mu.Unlock()
+	r.store.hold(b.job.Source, names, gone)
 }
 
 // main names the archive of the page.

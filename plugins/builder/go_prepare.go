@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -171,7 +170,7 @@ func (b *build) fill(l *lane, pkgs []pkg, cmds commands, now files) error {
 	if n := len(l.units); n == 0 || !l.units[n-1].main || l.units[n-1].flags == nil {
 		return fmt.Errorf("its package cannot be compiled by a call of the compiler alone")
 	}
-	s.hold(b.job.Source, r.holds())
+	b.hold(r, "")
 	return nil
 }
 
@@ -222,17 +221,6 @@ func (l *lane) newUnit(q pkg, cmds commands, local bool) *unit {
 // unedited tells whether the files of a package are the same in two states.
 func unedited(u *unit, before, after files) bool {
 	return !slices.ContainsFunc(slices.Concat(u.files, u.others), func(path string) bool { return before[path].sum != after[path].sum })
-}
-
-// holds names the files in the store that the lane needs.
-func (r *laneRun) holds() map[string]bool {
-	names := map[string]bool{filepath.Base(r.config): true}
-	for _, archives := range []map[string]string{r.lane.fixed, r.local} {
-		for name := range maps.Values(archives) {
-			names[name] = true
-		}
-	}
-	return names
 }
 
 // laneKey names the plan of a build.
