@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/dev"
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -183,6 +184,7 @@ func TestDevProblemsInWords(t *testing.T) {
 
 func TestDevCrashStaysInSight(t *testing.T) {
 	p := testDevPage(t)
+	p.k.testReload(t, p, func(c *config.Config) { c.Workers.Probation = 0 })
 	p.serve(t, "2", "brief")
 	p.until(t, "the worker to end and be replaced", func() bool { return p.crashes > 0 && p.current != nil })
 	if s := p.dev.last; len(s.Problems) != 1 || s.Problems[0].Title != "The worker has ended" || !strings.Contains(s.Problems[0].Findings[0].Message, "exited with status 5") {
@@ -191,6 +193,16 @@ func TestDevCrashStaysInSight(t *testing.T) {
 	p.serve(t, "3", "serve")
 	if s := p.dev.last; len(s.Problems) != 0 {
 		t.Errorf("mended: %+v", s)
+	}
+}
+
+func TestDevShowsWhatWasRolledBack(t *testing.T) {
+	p := testDevPage(t)
+	p.serve(t, "2", "brief")
+	p.until(t, "the worker to end and the release before to be back", func() bool { return p.crashes > 0 && p.current != nil })
+	s := p.dev.last
+	if len(s.Problems) != 1 || s.Problems[0].Title != "The new release was rolled back" || !strings.Contains(s.Problems[0].Findings[0].Message, "exited with status 5") || !s.Serving || !s.Failed {
+		t.Errorf("%+v", s)
 	}
 }
 

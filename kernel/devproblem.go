@@ -34,6 +34,8 @@ func (p *page) devProblems() []dev.Problem {
 		title := "The newest release is not live"
 		if strings.Contains(p.stale, "does not start") {
 			title = "The new release does not start"
+		} else if strings.Contains(p.stale, "was rolled back") {
+			title = "The new release was rolled back"
 		}
 		all = append(all, p.textProblem(title, take(p.stale)))
 	}

@@ -47,14 +47,15 @@ func TestRollbackPins(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	k.good = loadGoodReleases(k.good.path)
-	again := testPage(t, k, "a")
+	k2 := coldKernel(t)
+	k2.good = loadGoodReleases(k.good.path)
+	again := testPage(t, k2, "a")
 	again.releaseBuilt(builtAs(two), nil)
 	again.until(t, "the page to serve", func() bool { return again.current != nil })
 	if again.current.release.ID != "one" || again.view.Load().page.Pinned == nil {
 		t.Errorf("after a restart %s serves, pinned %+v", again.current.release.ID, again.view.Load().page.Pinned)
 	}
-	if out, err := again.goBack(t, "two"); err != nil || out.Pinned != nil || again.current.release.ID != "two" || k.good.pinned("a") != nil {
+	if out, err := again.goBack(t, "two"); err != nil || out.Pinned != nil || again.current.release.ID != "two" || k2.good.pinned("a") != nil {
 		t.Errorf("forward: %+v, %v; serving is %s", out, err, again.current.release.ID)
 	}
 }

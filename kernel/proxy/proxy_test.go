@@ -384,10 +384,10 @@ func TestFailuresAreTheWorkers(t *testing.T) {
 		path string
 		want uint64 // in all, after it
 	}{{"/", 0}, {"/404", 0}, {"/./x", 0}, {"/500", 1}, {"/cut", 2}, {"/late", 3}, {"/short", 4}, {"/", 4}} {
-		res, err := s.client.Get("http://" + s.addr + c.path)
-		must(t, err)
-		_, _ = io.Copy(io.Discard, res.Body)
-		res.Body.Close()
+		if res, err := s.client.Get("http://" + s.addr + c.path); err == nil { // of one that is cut short there may be nothing
+			_, _ = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		}
 		for deadline := time.Now().Add(10 * time.Second); e.Failures() != c.want && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond) // between two looks: it is counted after the answer
 		}
