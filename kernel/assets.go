@@ -215,5 +215,6 @@ func (p *page) misread() string {
 func (p *page) effective(changes []sdk.Change) {
 	if len(changes) > 0 {
 		p.k.log.Debug("changed files are live", "page", p.name, "files", len(changes), "first", changes[0].Path)
+		p.devAssets(changes)
 	}
 }

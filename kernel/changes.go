@@ -249,7 +249,6 @@ func (k *Kernel) dispatch(changes []sdk.Change, at time.Time, first bool) {
 // the first to read: that is looked at again when the build has ended.
 func (p *page) filesChanged(changes []sdk.Change, at time.Time) {
 	p.assetsChanged(changes)
-	p.devAssets(changes)
 	if p.concerned(changes) {
 		p.saved(changes)
 		p.changed(at)
