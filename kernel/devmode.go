@@ -208,8 +208,9 @@ func (p *page) devLive(inst *instance, args []any) []any {
 	return append([]any{"page", p.name, "release", p.built.result.Release[:min(8, len(p.built.result.Release))]}, p.built.line()...)
 }
 
-// devAssets shows changed files in the browser that the page serves or reads without a build: those below its
-// directory, unless another page lies there, and those below the pages directory that are no page's.
+// devAssets shows changed files in the browser that the page serves or reads without a build, once they have taken
+// effect: those below its directory, unless another page lies there, and those below the pages directory that are no
+// page's.
 func (p *page) devAssets(changes []sdk.Change) {
 	if p.k.dev == nil {
 		return
@@ -237,6 +238,9 @@ func (p *page) devAssets(changes []sdk.Change) {
 	if saved := savedAt(files); !saved.IsZero() {
 		shown := time.Since(saved)
 		p.dev.live = &dev.Timing{Total: milliseconds(shown), Steps: []dev.Step{{Name: "detect", MS: milliseconds(shown)}}}
+	}
+	if p.assets.update != nil {
+		return // the worker has told how it took them
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, "page", p.name, "file", sourcePath(p.k.site.root, files[0]), "files", len(files), "why", "no build needed")
 }

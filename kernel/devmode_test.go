@@ -54,7 +54,7 @@ func (p *page) edit(names ...string) {
 	for _, name := range names {
 		changes = append(changes, sdk.Change{Path: p.path(name), Op: sdk.Modified, Digest: time.Now().String()})
 	}
-	p.devAssets(changes)
+	p.assetsChanged(changes)
 	if p.concerned(changes) {
 		p.saved(changes)
 	}
@@ -105,11 +105,11 @@ func TestDevReloadsWhatIsOutOfDate(t *testing.T) {
 	inner := testPage(t, p.k, "x/inner")
 	p.edit("inner/page.html")
 	check("a file of a page within the page", 0, 0)
-	inner.devAssets([]sdk.Change{{Path: inner.path("page.html"), Op: sdk.Modified}, {Path: p.path("../shared.css"), Op: sdk.Created}})
+	inner.devAssets([]sdk.Change{{Path: inner.path("page.html"), Op: sdk.Modified}, {Path: p.path("../_shared/all.css"), Op: sdk.Created}})
 	if inner.dev.reloads != 0 {
 		t.Errorf("a page that was never built is told of its files")
 	}
-	p.edit("../shared.css")
+	p.edit("../_shared/all.css")
 	check("a stylesheet that is no page's", 0, 1)
 
 	p.start(p.current.release, restart, 0)
