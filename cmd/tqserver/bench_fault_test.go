@@ -25,8 +25,7 @@ func htmlPage(text string) string {
 // to the browser had it; seen is when Chromium, if there is one, showed it.
 func benchFault(t *testing.T) (told, seen []time.Duration) {
 	s := newSite(t, map[string]string{savedPage: htmlPage("right")})
-	s.startReal("dev")
-	defer s.stop()
+	s.startReal("dev") // ends after the browser, which would complain otherwise
 	events := s.follow("/_tqserver/dev/events")
 	var b *browser
 	if hasChromium() {
