@@ -1,0 +1,221 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestConnectionIsTakenBackOnlyWhole: whatever happens to one request, the
+// next gets its own answer.
+func TestConnectionIsTakenBackOnlyWhole(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/large" {
+			w.Header().Set("Content-Length", "10000000")
+			io.CopyN(w, zeros{}, 10_000_000)
+			return
+		}
+		io.WriteString(w, r.URL.Path)
+	})
+	for i := range 100 {
+		c, r := s.dial("GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+		r.Discard(i * 1000)
+		c.Close()
+		path := fmt.Sprint("/", i)
+		if res, body := s.get(path); res.StatusCode != 200 || body != path {
+			t.Fatalf("%s: %s %.20q", path, res.Status, body)
+		}
+	}
+}
+
+// TestPostMeetsNoDeadConnection: the worker has closed all connections that
+// were kept, as it does when it is restarted behind its port.
+func TestPostMeetsNoDeadConnection(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	var open sync.Map
+	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
+		open.Store(c, true)
+		for h := head(r); h != nil; h = head(r) {
+			if strings.HasPrefix(h[0], "POST") {
+				r.Discard(4)
+			}
+			io.WriteString(c, ok)
+		}
+	})
+	for range 50 {
+		s.get("/")
+		open.Range(func(c, _ any) bool {
+			c.(net.Conn).Close()
+			open.Delete(c)
+			return true
+		})
+		if res, _ := s.do(s.request("POST", "/", strings.NewReader("body"))); res.StatusCode != 200 {
+			t.Fatal(res.Status)
+		}
+	}
+}
+
+// dying is a connection that breaks when it is written to, or read from.
+type dying struct {
+	scripted
+	writes int // how many bytes can be written
+}
+
+func (c *dying) Write(p []byte) (int, error) {
+	if c.writes < len(p) {
+		return c.writes, syscall.EPIPE
+	}
+	return len(p), nil
+}
+
+func (*dying) Read([]byte) (int, error) { return 0, syscall.ECONNRESET }
+
+// TestWhatIsSentAgain: a connection that was kept looks alive and breaks when
+// it is used.
+func TestWhatIsSentAgain(t *testing.T) {
+	s := newSite(t, Options{}, hold(0, 0))
+	var got atomic.Int32
+	alive, _ := s.worker(func(w http.ResponseWriter, r *http.Request) {
+		got.Add(1)
+		io.Copy(w, r.Body)
+	}, EndpointOptions{})
+	dead, w := s.worker(nil, EndpointOptions{})
+	w.Close()
+	for _, c := range []struct {
+		e            *Endpoint
+		method, body string
+		header       string
+		writes       int
+		status       int
+		kind         string
+	}{
+		{alive, "GET", "", "", 1000, 200, ""},
+		{alive, "POST", "", "Idempotency-Key", 1000, 200, ""},
+		{alive, "DELETE", "", "", 1000, 502, "worker_closed"},
+		{alive, "POST", "", "", 1000, 502, "worker_closed"},
+		{alive, "POST", "", "", 1, 502, "worker_closed"},
+		{alive, "POST", "", "", 0, 200, ""},
+		{alive, "GET", "body", "", 1000, 502, "worker_closed"},
+		{alive, "POST", "body", "", 1000, 502, "worker_closed"},
+		{alive, "POST", "body", "", 1, 502, "worker_closed"},
+		{alive, "POST", "body", "", 0, 200, ""},
+		{alive, "POST", "body", "Idempotency-Key", 1000, 502, "worker_closed"},
+		{dead, "POST", "", "", 0, 502, "dial"},
+		{dead, "POST", "body", "", 0, 502, "worker_closed"},
+	} {
+		s.backend.Set(c.e)
+		got.Store(0)
+		kept := &workerConn{stream: &dying{writes: c.writes}, endpoint: c.e, raw: silent{}, look: func(uintptr) {}}
+		kept.seen.err = syscall.EAGAIN
+		c.e.pool.closeIdle()
+		c.e.pool.take(time.Now())
+		c.e.pool.put(kept, time.Now())
+		var body io.Reader
+		if c.body != "" {
+			body = strings.NewReader(c.body)
+		}
+		r := s.request(c.method, "/", body)
+		if c.header != "" {
+			r.Header.Set(c.header, "1")
+		}
+		res, said := s.do(r)
+		if res.StatusCode != c.status || res.Header.Get(errorHeader) != c.kind || c.status == 200 && (said != c.body || got.Load() != 1) || c.status != 200 && got.Load() != 0 {
+			t.Errorf("%+v: got %s %s %q, %d requests", c, res.Status, res.Header.Get(errorHeader), said, got.Load())
+		}
+	}
+}
+
+// TestUnaskedBytesSpoilAConnection: a worker says more than its
+// Content-Length.
+func TestUnaskedBytesSpoilAConnection(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	var connections atomic.Int32
+	said := make(chan struct{}, 1)
+	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
+		connections.Add(1)
+		for head(r) != nil {
+			io.WriteString(c, ok)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+			said <- struct{}{}
+		}
+	})
+	for i := range 20 {
+		if res, body := s.get("/"); res.StatusCode != 200 || body != "ok" {
+			t.Fatalf("%s %q", res.Status, body)
+		}
+		<-said
+		if n := connections.Load(); n != int32(i+1) {
+			t.Fatalf("%d connections for %d requests", n, i+1)
+		}
+	}
+}
+
+func TestPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEndpoint(EndpointOptions{IdleTimeout: 20 * time.Second}) // ours is 15 s
+		var closed []int
+		put := func(n int) {
+			c := &workerConn{stream: &closing{n: n, closed: &closed}, endpoint: e}
+			c.raw, c.look, c.seen.err = silent{}, func(uintptr) {}, syscall.EAGAIN
+			e.pool.put(c, time.Now())
+		}
+		for n := range 3 {
+			put(n)
+			time.Sleep(5 * time.Second)
+		}
+		synctest.Wait() // 15 s after the first
+		if fmt.Sprint(closed) != "[0]" {
+			t.Errorf("closed %v", closed)
+		}
+		last := e.pool.take(time.Now())
+		if n := last.stream.(*closing).n; n != 2 {
+			t.Errorf("took %d before the one used last", n)
+		}
+		e.pool.put(last, time.Now())
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		if fmt.Sprint(closed) != "[0 1]" {
+			t.Errorf("closed %v", closed)
+		}
+		e.pool.closeIdle()
+		put(3) // was in use meanwhile
+		if fmt.Sprint(closed) != "[0 1 2 3]" || e.pool.take(time.Now()) != nil {
+			t.Errorf("closed %v", closed)
+		}
+		put(4)
+		if c := e.pool.take(time.Now().Add(15 * time.Second)); c != nil || len(closed) != 5 {
+			t.Error("took one that is too old")
+		}
+		for n := range maxIdleConns + 1 {
+			put(n)
+		}
+		if len(e.pool.idle) != maxIdleConns || len(closed) != 6 {
+			t.Errorf("%d idle, %d closed", len(e.pool.idle), len(closed))
+		}
+		e.Close()
+	})
+}
+
+// silent is the raw side of a connection on which nothing has come.
+type silent struct{ mute }
+
+func (silent) Control(look func(uintptr)) error { look(0); return nil }
+
+// closing is a connection that notes its end.
+type closing struct {
+	scripted
+	n      int
+	closed *[]int
+}
+
+func (c *closing) Close() error { *c.closed = append(*c.closed, c.n); return nil }
