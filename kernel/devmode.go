@@ -239,7 +239,7 @@ func (p *page) devAssets(changes []sdk.Change) {
 		shown := time.Since(saved)
 		p.dev.live = &dev.Timing{Total: milliseconds(shown), Steps: []dev.Step{{Name: "detect", MS: milliseconds(shown)}}}
 	}
-	if p.assets.update != nil {
+	if p.current != nil && p.current.update != nil {
 		return // the worker has told how it took them
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, "page", p.name, "file", sourcePath(p.k.site.root, files[0]), "files", len(files), "why", "no build needed")
