@@ -108,6 +108,7 @@ func (p *page) takeDown() {
 		p.retire(p.current)
 		p.current = nil
 	}
+	p.save()
 	p.publish()
 	for p.work.Wait(); !p.mail.closeEmpty(); p.work.Wait() {
 		p.handle()
