@@ -140,6 +140,7 @@ func (l *Linker) Link(ctx context.Context, key string, s Spec, main, out string)
 		}
 		l.note(key, err)
 		if err == nil {
+			l.o.Log.Debug("preloaded linker has linked", "page", key, "marks", sp.said)
 			return true, output, nil
 		}
 		l.o.Log.Debug("preloaded linker did not link; the stock linker does", "page", key, "error", err, "output", string(output))

@@ -232,7 +232,7 @@ func programs(t *testing.T, files map[string]string) map[string]program {
 				fmt.Fprintf(&config, "packagefile %s=%s\n", dep, file)
 			}
 		}
-		fmt.Fprintf(&config, "modinfo %q\n", "of "+path)
+		config.WriteString("modinfo \"of all\"\n")
 		name := strings.TrimPrefix(path, "example.com/site/")
 		importcfg := filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".importcfg")
 		write(t, importcfg, config.String())
@@ -256,10 +256,16 @@ func stockSpec(t *testing.T, importcfg, dir string) Spec {
 		ImportCfg: importcfg, Flags: []string{"-buildmode=exe", "-s", "-w"}, Dir: dir}
 }
 
-// newLinker gives one with the real linkers.
+// newLinker gives one with the real linkers, the preloaded one built.
 func newLinker(t *testing.T, o Options) *Linker {
 	o.Dir = shared
+	if o.Log == nil {
+		o.Log = logTo(t.Output())
+	}
 	l := New(o)
 	t.Cleanup(l.Close)
+	if _, err := l.tool(stockSpec(t, "", "")); err != nil {
+		t.Fatal(err)
+	}
 	return l
 }

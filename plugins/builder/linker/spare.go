@@ -27,6 +27,7 @@ type spare struct {
 	status *os.File // gives "ready", then "done"
 	lines  *bufio.Reader
 	output *os.File      // what it prints; a file that has no name
+	said   string        // with "done": whether what it had marked as reachable could stay
 	over   chan struct{} // closed when it has exited and was waited for
 }
 
@@ -93,7 +94,8 @@ func (sp *spare) await(ctx context.Context, word string, limit time.Duration) er
 	defer cancel()
 	defer context.AfterFunc(ctx, sp.kill)()
 	line, err := sp.lines.ReadString('\n')
-	if err == nil && line == word+"\n" {
+	if first, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " "); err == nil && first == word {
+		sp.said = rest
 		return nil
 	}
 	sp.kill()

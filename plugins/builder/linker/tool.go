@@ -24,12 +24,13 @@ const (
 //go:embed _patch
 var patch embed.FS
 
-// edits are the changes to files of GOROOT/src/cmd/link/internal. old occurs in its file exactly once, as a line, or the
-// toolchain is not one that this was written for.
-var edits = []struct{ file, old, new string }{
-	{"ld/lib.go", "\ti := 0\n", "\ti := ctxt.preload()\n"},
-	{"ld/deadcode.go", "\td.init()\n", "\td.preloadedInit()\n"},
-	{"loader/loader.go", "func (l *Loader) LoadSyms(arch *sys.Arch) {\n", "func (l *Loader) LoadSyms(arch *sys.Arch) {\n\tif preloadedSyms(l, arch) {\n\t\treturn\n\t}\n"},
+// edits are the changes to files of GOROOT/src/cmd/link/internal: in a function, by its first line, the line old
+// becomes new. There is one of each, or the toolchain is not one that this was written for.
+var edits = []struct{ file, function, old, new string }{
+	{"ld/lib.go", "func (ctxt *Link) loadlib() {", "\ti := 0", "\ti := ctxt.preload()"},
+	{"ld/deadcode.go", "func deadcode(ctxt *Link) {", "\td.init()", "\td.preloadedInit()"},
+	{"loader/loader.go", "func (l *Loader) LoadSyms(arch *sys.Arch) {", "\tvar symSize, hashedSize, hashed64Size int",
+		"\tif preloadedSyms(l, arch) {\n\t\treturn\n\t}\n\tvar symSize, hashedSize, hashed64Size int"},
 }
 
 // added are the files that patch adds there.
@@ -105,10 +106,9 @@ func patched(s Spec) (files map[string]string, id string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		if n := strings.Count(string(text), "\n"+e.old); n != 1 {
-			return nil, "", fmt.Errorf("in %s the line %q occurs %d times, not once", path, strings.TrimSpace(e.old), n)
+		if files[path], err = replaceLine(string(text), e.function, e.old, e.new); err != nil {
+			return nil, "", fmt.Errorf("%s: %w", path, err)
 		}
-		files[path] = strings.Replace(string(text), "\n"+e.old, "\n"+e.new, 1)
 		parts = append(parts, files[path])
 	}
 	for _, name := range []string{"ld/tqserver_preload.go", "loader/tqserver_preload.go"} {
@@ -120,6 +120,26 @@ func patched(s Spec) (files map[string]string, id string, err error) {
 		parts = append(parts, string(text))
 	}
 	return files, hashOf(parts...), nil
+}
+
+func replaceLine(text, function, old, new string) (string, error) {
+	var found []int
+	lines, in := strings.Split(text, "\n"), false
+	for i, line := range lines {
+		switch {
+		case line == function:
+			in = true
+		case line == "}":
+			in = false
+		case in && line == old:
+			found = append(found, i)
+		}
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("%s: the line %q is there %d times, not once", function, strings.TrimSpace(old), len(found))
+	}
+	lines[found[0]] = new
+	return strings.Join(lines, "\n"), nil
 }
 
 // buildTool builds the linker with the go command of its own toolchain, at low priority, into path.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -26,17 +25,12 @@ var flagPreload = flag.String("preload", "", "")
 var (
 	preloadDead  *deadcodePass // what was marked without main
 	preloadRoots []loader.Sym  // the package initializations that this began with
+	preloadKept  bool          // those marks were good
 )
 
 type preloadPlan struct {
 	pkg, other int      // room for main's symbols
 	imports    []string // of main, in their order
-	functions  []preloadFunction
-}
-
-type preloadFunction struct {
-	version int
-	name    string
 }
 
 // preload loads the dependencies, says so on descriptor 3 and waits on standard input for the file of main and that of
@@ -75,7 +69,7 @@ func (ctxt *Link) preload() int {
 	ctxt.preloadMain(main, version, plan.imports)
 	AtExit(func() {
 		if nerrors == 0 && ctxt.Out.f == nil {
-			fmt.Fprintln(status, "done")
+			fmt.Fprintln(status, "done", preloadKept)
 		}
 	})
 	return len(ctxt.Library)
@@ -84,11 +78,8 @@ func (ctxt *Link) preload() int {
 func (ctxt *Link) preloadDescribe() {
 	main := ctxt.Library[0]
 	loadobjfile(ctxt, main)
-	ctxt.loader.DescribeMain(func(pkg, other int) {
-		fmt.Println("room", pkg, other)
-	}, func(version int, name string) {
-		fmt.Println("func", version, strconv.Quote(name))
-	})
+	pkg, other := ctxt.loader.DescribeMain()
+	fmt.Println("room", pkg, other)
 	for _, imp := range main.Imports {
 		fmt.Println("import", imp.Pkg)
 	}
@@ -106,10 +97,6 @@ func readPreloadPlan(file string) (plan preloadPlan) {
 			_, err = fmt.Sscan(rest, &plan.pkg, &plan.other)
 		case "import":
 			plan.imports = append(plan.imports, rest)
-		case "func":
-			var f preloadFunction
-			_, err = fmt.Sscanf(rest, "%d %q", &f.version, &f.name)
-			plan.functions = append(plan.functions, f)
 		}
 		if err != nil {
 			Exitf("preload: %s: %q: %v", file, line, err)
@@ -134,7 +121,7 @@ func (ctxt *Link) preloadDeps(plan preloadPlan) {
 	exitIfErrors()
 	ctxt.loader.PreloadDeps(plan.pkg, plan.other)
 	if ctxt.LibraryByPkg["runtime/cgo"] == nil && ctxt.LinkMode != LinkExternal && !buildcfg.Experiment.FieldTrack {
-		ctxt.preloadMarks(plan.functions)
+		ctxt.preloadMarks()
 	}
 }
 
@@ -169,12 +156,9 @@ func (ctxt *Link) preloadMain(main *sym.Library, version int, imports []string) 
 
 // preloadMarks marks what is reachable from the start of the runtime and from the initialization of each package: it is
 // in every program of these packages.
-func (ctxt *Link) preloadMarks(functions []preloadFunction) {
+func (ctxt *Link) preloadMarks() {
 	ldr := ctxt.loader
 	ldr.BeginMarks()
-	for _, f := range functions {
-		ldr.HideFunc(f.version, f.name)
-	}
 	ctxt.Loaded = true // asked for by init
 	d := &deadcodePass{ctxt: ctxt, ldr: ldr}
 	d.init()
@@ -213,13 +197,17 @@ func (d *deadcodePass) preloadedInit() {
 		d.init()
 		return
 	}
-	again, ok := d.ldr.MarksToRenew()
-	if !ok || !d.preloadedRoots() {
-		d.ldr.DropMarks()
+	d.ldr.InitReachable()
+	if !d.preloadedRoots() {
 		d.init()
 		return
 	}
-	d.ldr.InitReachable()
+	again, ok := d.ldr.RestoreMarks()
+	if !ok {
+		d.init()
+		return
+	}
+	preloadKept = true
 	d.reflectSeen, d.pkginits, d.mapinitnoop = old.reflectSeen, old.pkginits, old.mapinitnoop
 	d.genericIfaceMethod, d.ifaceMethod = old.genericIfaceMethod, make(map[methodsig]bool)
 	for m := range old.ifaceMethod {

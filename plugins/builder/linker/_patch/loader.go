@@ -32,7 +32,8 @@ var preloaded struct {
 	moved      [][2]Sym        // numbers of the dependencies, and of main, for what both define
 	hidden     []preloadHidden
 	wanted     Bitmap // undefined names that were marked
-	marked     Bitmap // attrUsedInIface as the marks left it; without them it is the loader's
+	reachable  Bitmap // attrReachable and attrUsedInIface as the marks left them; the loader's are without
+	marked     Bitmap
 }
 
 type preloadRoom struct{ start, next, end Sym }
@@ -50,18 +51,10 @@ type preloadHidden struct {
 	wanted bool
 }
 
-// DescribeMain calls room with what PreloadDeps needs for a program like the one whose only loaded object is main,
-// and function for each function of it that dependencies may define as well.
-func (l *Loader) DescribeMain(room func(pkg, other int), function func(version int, name string)) {
+// DescribeMain gives what PreloadDeps needs for a program like the one whose only loaded object is main.
+func (l *Loader) DescribeMain() (pkg, other int) {
 	r := l.objs[len(l.objs)-1]
-	room(2*r.ndef+4096, 2*(r.NAlldef()-r.ndef)+8192)
-	for i := uint32(r.ndef + r.nhashed64def + r.nhasheddef); i < uint32(r.NAlldef()); i++ {
-		osym := r.Sym(i)
-		name, v := osym.Name(r.Reader), abiToVer(osym.ABI(), r.version)
-		if osym.Dupok() && name != "" && v != r.version && r.NAux(i) != 0 {
-			function(v, name)
-		}
-	}
+	return 2*r.ndef + 4096, 2*(r.NAlldef()-r.ndef) + 8192
 }
 
 // ReserveMain comes before the first object: it keeps the place of main's.
@@ -377,44 +370,91 @@ func PreloadedSym(s Sym) Sym {
 }
 
 // BeginMarks comes before the first mark without main.
-func (l *Loader) BeginMarks() { preloaded.marked = slices.Clone(l.attrUsedInIface) }
-
-// HideFunc keeps marks from going through a function that main is likely to define as well: which of two copies is
-// kept decides what else is.
-func (l *Loader) HideFunc(version int, name string) {
-	s := l.Lookup(name, version)
-	if s == 0 || s >= preloaded.end {
-		return
-	}
-	if r, li := l.toLocal(s); !sym.AbiSymKindToSymKind[objabi.SymKind(r.Sym(li).Type())].IsText() {
-		return
-	}
-	preloaded.hidden = append(preloaded.hidden, preloadHidden{s: s, at: l.objSyms[s]})
-	l.objSyms[s] = l.preloadBlank()
+func (l *Loader) BeginMarks() {
+	preloaded.marked = slices.Clone(l.attrUsedInIface)
+	l.hideFuncs()
 }
 
-// EndMarks comes after the marks that were made before main was there.
+// hideFuncs keeps the marks from going through functions that main may define as well: which of the copies is kept
+// decides what else is.
+func (l *Loader) hideFuncs() {
+	p := &preloaded
+	blank := l.preloadBlank()
+	for _, r := range l.objs[goObjStart+1:] {
+		for i := uint32(r.ndef + r.nhashed64def + r.nhasheddef); i < uint32(r.NAlldef()); i++ {
+			osym, s := r.Sym(i), r.syms[i]
+			if at := (objSym{r.objidx, i}); osym.Dupok() && l.objSyms[s] == at && r.NAux(i) != 0 && sym.AbiSymKindToSymKind[objabi.SymKind(osym.Type())].IsText() {
+				p.hidden = append(p.hidden, preloadHidden{s: s, at: at})
+				l.objSyms[s] = blank
+			}
+		}
+	}
+}
+
+// EndMarks comes after the last mark without main. It takes the marks away until it is known whether they are good.
 func (l *Loader) EndMarks() {
 	p := &preloaded
+	p.reachable, l.attrReachable = l.attrReachable, MakeBitmap(l.attrReachable.Len())
+	p.marked, l.attrUsedInIface = l.attrUsedInIface, p.marked
 	for i, h := range p.hidden {
 		l.objSyms[h.s] = h.at
-		p.hidden[i].wanted = l.attrReachable.Has(h.s)
-		l.attrReachable.Unset(h.s)
+		p.hidden[i].wanted = p.reachable.Has(h.s)
+		p.reachable.Unset(h.s)
 	}
 	p.wanted = MakeBitmap(len(p.undefined))
 	for i := range p.undefined {
-		if s := p.end + Sym(i); l.attrReachable.Has(s) {
+		if s := p.end + Sym(i); p.reachable.Has(s) {
 			p.wanted.Set(Sym(i))
-			l.attrReachable.Unset(s)
+			p.reachable.Unset(s)
 		}
 	}
-	p.marked, l.attrUsedInIface = l.attrUsedInIface, p.marked
 }
 
-// MarksToRenew gives what has to be marked again now that main is there: what was hidden or not defined, is another
-// copy now, is used by an interface now, or was changed by the linker. It fails where the marks are good no more.
-func (l *Loader) MarksToRenew() (again []Sym, ok bool) {
+// RestoreMarks sets the marks again that were made without main, and gives what has still to be marked now that main is
+// there: what was hidden or not defined, is another copy now, is used by an interface now, or was changed by the linker.
+// It fails, and sets none, where they are good no more.
+func (l *Loader) RestoreMarks() (again []Sym, ok bool) {
 	p := &preloaded
+	for _, m := range p.moved {
+		if p.reachable.Has(m[0]) && !l.sameRefs(m[0], m[1]) {
+			return nil, false
+		}
+	}
+	renew := func(s, to Sym) {
+		if p.reachable.Has(s) {
+			p.reachable.Unset(s)
+			again = append(again, to)
+		}
+	}
+	for _, m := range p.moved {
+		renew(m[0], m[1])
+	}
+	for _, s := range l.extReader.syms {
+		if s < p.end {
+			renew(s, s)
+		}
+	}
+	for i, with := range p.marked {
+		for diff, s := l.attrUsedInIface[i]&^with, Sym(i)*32; diff != 0; diff, s = diff>>1, s+1 {
+			if diff&1 != 0 && s < p.end {
+				renew(s, s)
+			}
+		}
+	}
+	for i, with := range p.reachable {
+		if l.attrReachable[i]&with != 0 { // something else has marked it, and does not want it to be gone through
+			return nil, false
+		}
+	}
+	for i, with := range p.reachable {
+		l.attrReachable[i] |= with
+		l.attrUsedInIface[i] |= p.marked[i]
+	}
+	for _, m := range p.moved {
+		if p.marked.Has(m[0]) {
+			l.SetAttrUsedInIface(m[1], true)
+		}
+	}
 	for _, h := range p.hidden {
 		if h.wanted {
 			again = append(again, PreloadedSym(h.s))
@@ -424,36 +464,6 @@ func (l *Loader) MarksToRenew() (again []Sym, ok bool) {
 		if p.wanted.Has(Sym(i)) {
 			again = append(again, p.alias[p.end+Sym(i)])
 		}
-	}
-	renew := func(s, to Sym) {
-		if l.attrReachable.Has(s) {
-			l.attrReachable.Unset(s)
-			again = append(again, to)
-		}
-	}
-	for _, m := range p.moved {
-		if l.attrReachable.Has(m[0]) && !l.sameRefs(m[0], m[1]) {
-			return nil, false
-		}
-	}
-	for _, m := range p.moved {
-		renew(m[0], m[1])
-	}
-	for i, was := range p.marked {
-		for diff, s := l.attrUsedInIface[i]&^was, Sym(i)*32; diff != 0; diff, s = diff>>1, s+1 {
-			if diff&1 != 0 {
-				renew(s, s)
-			}
-		}
-		l.attrUsedInIface[i] |= was
-	}
-	for _, m := range p.moved {
-		if p.marked.Has(m[0]) {
-			l.SetAttrUsedInIface(m[1], true)
-		}
-	}
-	for _, s := range l.extReader.syms {
-		renew(s, s)
 	}
 	return again, true
 }
@@ -479,6 +489,3 @@ func (l *Loader) sameRefs(a, b Sym) bool {
 	}
 	return true
 }
-
-// DropMarks takes back all marks that were made before main was there.
-func (l *Loader) DropMarks() { clear(l.attrReachable) }
