@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"kernel/stage":   {"config", "sdk", "sdk/proto", "kernel/process"},
 	"kernel/spool":   {"sdk"},
 	"kernel/control": {"sdk"},
-	"plugins":        {"sdk"},
+	"plugins":        {"sdk", "plugins/builder/linker"},
 	"pages":          {"sdk/worker"},
 	"docs":           {"config"},
 	"cmd":            {"config", "sdk", "sdk/stagetest", "kernel", "kernel/control", "plugins"},
