@@ -383,12 +383,19 @@ func (l *Loader) hideFuncs() {
 	for _, r := range l.objs[goObjStart+1:] {
 		for i := uint32(r.ndef + r.nhashed64def + r.nhasheddef); i < uint32(r.NAlldef()); i++ {
 			osym, s := r.Sym(i), r.syms[i]
-			if at := (objSym{r.objidx, i}); osym.Dupok() && l.objSyms[s] == at && r.NAux(i) != 0 && sym.AbiSymKindToSymKind[objabi.SymKind(osym.Type())].IsText() {
+			if at := (objSym{r.objidx, i}); osym.Dupok() && l.objSyms[s] == at && copied(osym.Name(r.Reader)) && sym.AbiSymKindToSymKind[objabi.SymKind(osym.Type())].IsText() {
 				p.hidden = append(p.hidden, preloadHidden{s: s, at: at})
 				l.objSyms[s] = blank
 			}
 		}
 	}
+}
+
+// copied tells by the name of a function whether packages other than that of its type have it as well: instances of
+// generic functions, what compares and hashes values, methods of types without a name, and method values. Of wrappers
+// of methods there are more; main has rarely one that others have.
+func copied(name string) bool {
+	return strings.Contains(name, "[") || strings.HasPrefix(name, "type:.") || strings.HasPrefix(name, "go:") || strings.HasSuffix(name, "-fm")
 }
 
 // EndMarks comes after the last mark without main. It takes the marks away until it is known whether they are good.
