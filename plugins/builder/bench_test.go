@@ -121,8 +121,8 @@ func (s *saves) floor() error {
 	u := l.units[0]
 	r := &laneRun{lane: l, store: store}
 	config, link, archive := filepath.Join(s.dir, "importcfg"), filepath.Join(s.dir, "importcfg.link"), filepath.Join(s.dir, "main.a")
-	s.write(config, r.importcfg())
-	s.write(link, r.importcfg()+l.modinfo)
+	s.write(config, r.importcfg(""))
+	s.write(link, r.importcfg("")+l.modinfo)
 	compile := exec.CommandContext(s.Context(), l.compiler, slices.Concat([]string{"-o", archive, "-c=2", "-importcfg", config}, u.flags, u.files)...)
 	compile.Dir, compile.Env = s.source, append(os.Environ(), l.env...)
 	if err := compile.Run(); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/tqserver/tqserver/sdk"
 )
 
@@ -22,6 +24,7 @@ type GoConfig struct {
 	Flags     []string `tq:"flags" doc:"further flags for go build, each with its value: -gcflags=all=-N"`
 
 	Fast         string `tq:"fast,default=auto,oneof=auto|off" doc:"auto: call compiler and linker directly where that makes the same; off: always the go command"`
+	Linker       string `tq:"linker,default=auto,oneof=auto|stock" doc:"auto: keep a linker waiting for the next save of a page, which has loaded its packages; stock: the toolchain's own"`
 	CheckMinutes int    `tq:"check_minutes,default=10,min=0" doc:"least time between two checks of a page that both ways make the same; 0: none"`
 }
 
@@ -64,7 +67,7 @@ var (
 // NewGo gives a builder with the default configuration.
 func NewGo() *Go {
 	g := &Go{jobs: newJobs[GoConfig](".tmp-"), lanes: lanes{background: background{quiet: quietTime}, temps: temps{prefix: ".go-back-"}}}
-	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", CheckMinutes: 10})
+	_ = g.Configure(context.Background(), GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", Linker: "auto", CheckMinutes: 10})
 	return g
 }
 
@@ -72,6 +75,12 @@ func NewGo() *Go {
 func ServeGo() {
 	g := NewGo()
 	sdk.Serve("go", sdk.Version, g, sdk.Config(g.Configure))
+}
+
+// SetLogger sets where the builder logs. It is called before the first build.
+func (g *Go) SetLogger(log hclog.Logger) {
+	g.jobs.SetLogger(log)
+	g.lanes.log = log
 }
 
 // Configure sets the configuration for the builds to come. Those that run end with the one they began with.
@@ -92,7 +101,7 @@ func (g *Go) Build(ctx context.Context, job sdk.Job, event func(sdk.Event)) (sdk
 // Drain takes no new builds, ends what is done in the background, and waits for the builds that run, or for ctx.
 func (g *Go) Drain(ctx context.Context) error {
 	err := g.jobs.Drain(ctx)
-	g.lanes.background.stop()
+	g.lanes.stop()
 	return err
 }
 

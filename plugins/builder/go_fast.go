@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 const (
@@ -44,8 +46,19 @@ type built struct {
 type lanes struct {
 	background background
 	temps      temps
+	log        hclog.Logger
 	mu         sync.Mutex
 	stores     map[string]*store // by OutDir
+}
+
+// stop ends what is done in the background, and the linkers that wait.
+func (l *lanes) stop() {
+	l.background.stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.stores {
+		s.linker.Close()
+	}
 }
 
 func (l *lanes) store(outDir string) *store {
@@ -55,7 +68,7 @@ func (l *lanes) store(outDir string) *store {
 		if l.stores == nil {
 			l.stores = map[string]*store{}
 		}
-		l.stores[outDir] = newStore(outDir)
+		l.stores[outDir] = newStore(outDir, l.log)
 	}
 	return l.stores[outDir]
 }

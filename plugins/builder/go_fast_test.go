@@ -63,7 +63,7 @@ func TestCheckThatFindsNothing(t *testing.T) {
 }
 
 func TestStoreIsSwept(t *testing.T) {
-	s := newStore(t.TempDir())
+	s := newStore(t.TempDir(), nil)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -93,10 +93,11 @@ func (r *laneRun) run(ctx context.Context, binary string) ([]sdk.Diagnostic, err
 	}
 	r.event(sdk.Event{Step: "link"})
 	var err error
-	if r.config, err = r.store.config(r.importcfg() + r.lane.modinfo); err != nil {
+	page := r.lane.units[len(r.lane.units)-1].path
+	if r.config, err = r.store.config(r.importcfg(page) + r.lane.modinfo); err != nil {
 		return nil, fmt.Errorf("%w: %w", errSlow, err)
 	}
-	main := r.store.path(r.local[r.lane.units[len(r.lane.units)-1].path])
+	main := r.store.path(r.local[page])
 	if output, err := r.link(ctx, r.lane, r.config, main, binary, r.work); err != nil {
 		return nil, fmt.Errorf("%w: link: %w: %s", errSlow, err, tail(output)) // if the source is at fault, the go command says so again
 	}
@@ -159,11 +160,14 @@ func (r *laneRun) key(u *unit) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// importcfg lists all packages but those that are still to be compiled.
-func (r *laneRun) importcfg() string {
+// importcfg lists all packages but those that are still to be compiled, and but one.
+func (r *laneRun) importcfg(except string) string {
 	var text strings.Builder
 	for _, archives := range []map[string]string{r.lane.fixed, r.local} {
 		for _, path := range sortedKeys(archives) {
+			if path == except {
+				continue
+			}
 			fmt.Fprintf(&text, "packagefile %s=%s\n", path, r.store.path(archives[path]))
 		}
 	}
@@ -185,7 +189,7 @@ func (r *laneRun) compileUnit(ctx context.Context, u *unit, key string) error {
 		args = append(args, fmt.Sprintf("-c=%d", n))
 	}
 	args = append(args, "-importcfg", config)
-	err = os.WriteFile(config, []byte("# import config\n"+r.importcfg()), 0o600)
+	err = os.WriteFile(config, []byte("# import config\n"+r.importcfg(u.path)), 0o600)
 	if u.embeds != nil && err == nil {
 		args = append(args, "-embedcfg", filepath.Join(dir, "embedcfg"))
 		err = os.WriteFile(filepath.Join(dir, "embedcfg"), u.embeds, 0o600)

@@ -16,10 +16,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tqserver/tqserver/plugins/builder/linker"
 )
 
 const (
 	storeName  = ".go-lane"      // in OutDir
+	linkerName = ".go-linker"    // in OutDir
 	storeKeep  = 2 * time.Minute // for a file that no lane uses: another process may have put it there a moment ago
 	sweepEvery = time.Minute
 )
@@ -34,10 +39,13 @@ type store struct {
 	exports map[string]string          // see export
 	held    map[string]map[string]bool // names that are in use, by source
 	swept   time.Time
+
+	linker *linker.Linker
 }
 
-func newStore(outDir string) *store {
-	return &store{dir: filepath.Join(outDir, storeName), busy: map[string]chan struct{}{}, exports: map[string]string{},
+func newStore(outDir string, log hclog.Logger) *store {
+	preload := linker.New(linker.Options{Dir: filepath.Join(outDir, linkerName), Log: log})
+	return &store{dir: filepath.Join(outDir, storeName), linker: preload, busy: map[string]chan struct{}{}, exports: map[string]string{},
 		held: map[string]map[string]bool{}, swept: time.Now()}
 }
 
