@@ -44,9 +44,18 @@ type store struct {
 }
 
 func newStore(outDir string, log hclog.Logger) *store {
-	preload := linker.New(linker.Options{Dir: filepath.Join(outDir, linkerName), Log: log})
+	preload := linker.New(linker.Options{Dir: filepath.Join(outDir, linkerName), Tools: linkerTools(), Log: log})
 	return &store{dir: filepath.Join(outDir, storeName), linker: preload, busy: map[string]chan struct{}{}, exports: map[string]string{},
 		held: map[string]map[string]bool{}, swept: time.Now()}
+}
+
+// linkerTools is where the linkers of all servers of a user are, as building one takes seconds; "": with each server.
+func linkerTools() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(cache, "tqserver", "linker")
 }
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }

@@ -85,12 +85,26 @@ func (l *Linker) nextPage() (next string) {
 func (l *Linker) serve(key string) {
 	l.mu.Lock()
 	p := l.pages[key]
-	p.pending = false
+	p.pending, l.busy = false, true
 	s := p.spec
 	l.mu.Unlock()
+	defer l.rested()
 	if err := l.spareFor(key, p, s); err != nil && l.ctx.Err() == nil {
 		l.o.Log.Debug("no preloaded linker for a page", "page", key, "reason", err)
 	}
+}
+
+func (l *Linker) rested() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy = false
+}
+
+// Settled tells whether all is done that Prepare asked for, as far as it can be.
+func (l *Linker) Settled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.busy && l.nextPage() == ""
 }
 
 func (l *Linker) spareFor(key string, p *page, s Spec) error {

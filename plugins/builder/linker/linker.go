@@ -26,6 +26,7 @@ const restAfterLink = 300 * time.Millisecond
 // Options of a Linker. Only Dir has no default.
 type Options struct {
 	Dir    string        // private to the package: built linkers, and files of the processes; made when it is missing
+	Tools  string        // for built linkers, which other Linkers with the same directory use too; "": Dir
 	Log    hclog.Logger  // nil: none
 	Spares int           // processes kept at the same time; 0: DefaultSpares
 	Memory int64         // bytes that they may hold together, shared pages in proportion; 0: DefaultMemory
@@ -60,6 +61,7 @@ type Linker struct {
 
 	mu     sync.Mutex
 	keeper bool // runs
+	busy   bool // it is at work
 	closed bool
 	run    string    // directory for files; "": not made
 	links  int       // that run

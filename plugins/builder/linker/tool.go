@@ -1,6 +1,7 @@
 package linker
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -68,7 +69,7 @@ func (l *Linker) makeTool(s Spec) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	path = filepath.Join(l.o.Dir, "link-"+id[:32])
+	path = filepath.Join(l.toolDir(), "link-"+id[:32])
 	failed := path + ".failed"
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 		_ = os.Chtimes(path, time.Time{}, time.Now())
@@ -77,7 +78,7 @@ func (l *Linker) makeTool(s Spec) (path string, err error) {
 	if info, err := os.Stat(failed); err == nil && time.Since(info.ModTime()) < retryFailed {
 		return "", fmt.Errorf("building it failed at %v; to try again, remove %s", info.ModTime().Format(time.DateTime), failed)
 	}
-	if err := os.MkdirAll(l.o.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(l.toolDir(), 0o700); err != nil {
 		return "", err
 	}
 	l.removeOldTools()
@@ -144,7 +145,7 @@ func replaceLine(text, function, old, new string) (string, error) {
 
 // buildTool builds the linker with the go command of its own toolchain, at low priority, into path.
 func (l *Linker) buildTool(s Spec, files map[string]string, path string) error {
-	work, err := os.MkdirTemp(l.o.Dir, "build-")
+	work, err := os.MkdirTemp(l.toolDir(), "build-")
 	if err != nil {
 		return err
 	}
@@ -221,11 +222,17 @@ func sameVersion(ctx context.Context, s Spec, built string) error {
 	return nil
 }
 
+// removeOldTools removes what was not used for long, and what a build left that was killed.
 func (l *Linker) removeOldTools() {
-	old, _ := filepath.Glob(filepath.Join(l.o.Dir, "link-*"))
-	for _, path := range old {
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > forgetTool {
-			_ = os.Remove(path)
+	for pattern, age := range map[string]time.Duration{"link-*": forgetTool, "build-*": 2 * buildLimit} {
+		old, _ := filepath.Glob(filepath.Join(l.toolDir(), pattern))
+		for _, path := range old {
+			if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > age {
+				_ = os.RemoveAll(path)
+			}
 		}
 	}
 }
+
+// toolDir is where the built linkers are.
+func (l *Linker) toolDir() string { return cmp.Or(l.o.Tools, l.o.Dir) }
