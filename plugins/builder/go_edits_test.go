@@ -9,17 +9,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // TestRandomEdits makes random edits of two pages that share packages. After each one, a builder that has seen all
 // the edits before and a fresh `go build` must agree: the binaries have the same content and print the same, or both
 // fail at the same lines. It makes the same 25 edits each time; with TQSERVER_EDITS=300, 300 that nobody made before, unless
-// TQSERVER_SEED repeats a run.
+// TQSERVER_SEED repeats a run. The 300 are linked by preloaded linkers, where these can be had.
 func TestRandomEdits(t *testing.T) {
 	seed := 1
 	if os.Getenv("TQSERVER_EDITS") != "" {
@@ -36,10 +40,13 @@ func TestRandomEdits(t *testing.T) {
 			t.Fatalf("to repeat this: TQSERVER_SEED=%d TQSERVER_EDITS=%d; the files are\n%s", seed, i+1, e.dump())
 		}
 	}
-	t.Logf("seed %d, %d edits: %d builds, of which %d failed as they should, %d found their release, %d were on the fast lane, and %d of the failures",
-		seed, count, e.builds, e.failures, e.cached, e.fast, e.fastFailures)
+	t.Logf("seed %d, %d edits: %d builds, of which %d failed as they should, %d found their release, %d were on the fast lane, and %d of the failures; %d were linked by a linker that had waited",
+		seed, count, e.builds, e.failures, e.cached, e.fast, e.fastFailures, e.preloaded.n.Load())
 	if e.fast < e.builds/6 || e.failures > e.builds/2 {
 		t.Error("too few builds were on the fast lane: that proves little")
+	}
+	if os.Getenv("TQSERVER_EDITS") != "" && runtime.GOOS == "linux" && int(e.preloaded.n.Load()) < e.fast/4 {
+		t.Error("too few links were those of a linker that had waited: that proves little")
 	}
 }
 
@@ -61,10 +68,30 @@ type editor struct {
 	bin     string // that go build makes
 
 	builds, failures, cached, fast, fastFailures int
+
+	preloaded *counter
+}
+
+// counter is a log in which the links are counted that a waiting linker did.
+type counter struct{ n atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.n.Add(int64(bytes.Count(p, []byte("preloaded linker has linked"))))
+	return len(p), nil
+}
+
+// linkers waits until the linkers wait that the builds so far asked for.
+func (s *site) linkers() {
+	s.t.Helper()
+	eventually(s.t, "the linkers are prepared", func() bool { return s.g.lanes.store(s.out).linker.Settled() })
 }
 
 func newEditor(t *testing.T, seed uint64) *editor {
-	e := &editor{site: newLaneSite(t), Rand: rand.New(rand.NewPCG(seed, 0)), now: newScene(), files: map[string]string{}, bin: filepath.Join(t.TempDir(), "page")}
+	e := &editor{site: newLaneSite(t), preloaded: new(counter), Rand: rand.New(rand.NewPCG(seed, 0)), now: newScene(), files: map[string]string{}, bin: filepath.Join(t.TempDir(), "page")}
+	if os.Getenv("TQSERVER_EDITS") != "" { // waiting for it takes a second each time
+		e.g.SetLogger(hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: e.preloaded}))
+		e.configure(func(c *GoConfig) { c.Linker = "auto" })
+	}
 	e.write("../lib/go.mod", "module example.com/lib\n\ngo 1.24\n")
 	e.save()
 	e.compare("the beginning", "a")
@@ -127,6 +154,7 @@ func (e *editor) compare(what, page string) {
 	e.t.Helper()
 	if e.IntN(8) > 0 { // else the edit comes before the lane is ready
 		e.settle(page)
+		e.linkers()
 	}
 	r, ev := e.build(page)
 	out, err := e.goBuild(page)

@@ -30,6 +30,7 @@ func newSite(t *testing.T, files ...string) *site {
 	if err := os.MkdirAll(s.out, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	s.configure(func(c *GoConfig) { c.Linker = "stock" })
 	s.g.lanes.background.quiet = time.Hour // nothing in the background; see newLaneSite
 	t.Cleanup(s.drain)
 	s.write("go.mod", "module site\n\ngo 1.26\n")
@@ -60,7 +61,7 @@ func (s *site) write(name, content string) {
 
 func (s *site) configure(change func(*GoConfig)) {
 	s.t.Helper()
-	c := GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", CheckMinutes: 10}
+	c := GoConfig{Go: "go", TimeoutMS: 120_000, Cgo: "auto", Fast: "auto", Linker: "stock", CheckMinutes: 10}
 	change(&c)
 	if err := s.g.Configure(s.t.Context(), c); err != nil {
 		s.t.Fatal(err)
