@@ -263,7 +263,7 @@ func addMain(files map[string]string, name, text string) {
 	files[name+"/main.go"], files[name+"/text.txt"] = text, "text"
 }
 
-func prepare(t *testing.T, l *Linker, key string, p program) {
+func prepare(t testing.TB, l *Linker, key string, p program) {
 	t.Helper()
 	l.trust(t, p.spec)
 	p.spec.Main = p.main

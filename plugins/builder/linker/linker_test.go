@@ -116,7 +116,7 @@ func fakeLinker(t *testing.T, mode string, o Options) (*Linker, Spec) {
 }
 
 // trust has l take the proof as given.
-func (l *Linker) trust(t *testing.T, s Spec) {
+func (l *Linker) trust(t testing.TB, s Spec) {
 	t.Helper()
 	packages, err := packagesOf(s)
 	if err != nil {
@@ -128,7 +128,7 @@ func (l *Linker) trust(t *testing.T, s Spec) {
 }
 
 // awaitSpare waits until the page has a spare, and gives its pid.
-func awaitSpare(t *testing.T, l *Linker, key string) (pid int) {
+func awaitSpare(t testing.TB, l *Linker, key string) (pid int) {
 	t.Helper()
 	await(t, "a spare for "+key, func() bool {
 		pid = sparePid(l, key)
@@ -152,7 +152,7 @@ func idle(l *Linker) bool {
 	return l.nextPage() == ""
 }
 
-func await(t *testing.T, what string, done func() bool) {
+func await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -167,14 +167,14 @@ func gone(pid int) bool {
 	return err != nil || bytes.Contains(stat, []byte(") Z "))
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func read(t *testing.T, path string) string {
+func read(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -194,7 +194,7 @@ type program struct {
 }
 
 // programs writes files, the main packages of a module, compiles them, and gives each by its directory.
-func programs(t *testing.T, files map[string]string) map[string]program {
+func programs(t testing.TB, files map[string]string) map[string]program {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "go.mod"), "module example.com/site\n\ngo 1.26\n")
@@ -243,7 +243,7 @@ func programs(t *testing.T, files map[string]string) map[string]program {
 
 func goEnv() []string { return append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off") }
 
-func stockSpec(t *testing.T, importcfg, dir string) Spec {
+func stockSpec(t testing.TB, importcfg, dir string) Spec {
 	t.Helper()
 	cmd := exec.Command("go", "env", "GOROOT", "GOTOOLDIR")
 	cmd.Env = goEnv()
@@ -257,7 +257,7 @@ func stockSpec(t *testing.T, importcfg, dir string) Spec {
 }
 
 // newLinker gives one with the real linkers, the preloaded one built.
-func newLinker(t *testing.T, o Options) *Linker {
+func newLinker(t testing.TB, o Options) *Linker {
 	o.Dir = shared
 	if o.Log == nil {
 		o.Log = logTo(t.Output())

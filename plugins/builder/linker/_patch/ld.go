@@ -202,7 +202,7 @@ func (d *deadcodePass) preloadedInit() {
 		d.init()
 		return
 	}
-	again, ok := d.ldr.RestoreMarks()
+	again, ok := d.ldr.RestoreMarks(!*FlagW)
 	if !ok {
 		d.init()
 		return

@@ -419,11 +419,12 @@ func (l *Loader) EndMarks() {
 
 // RestoreMarks sets the marks again that were made without main, and gives what has still to be marked now that main is
 // there: what was hidden or not defined, is another copy now, is used by an interface now, or was changed by the linker.
-// It fails, and sets none, where they are good no more.
-func (l *Loader) RestoreMarks() (again []Sym, ok bool) {
+// It fails, and sets none, where they are good no more. Without dwarf nothing comes of marks of debug information, which
+// refers to such only, and of which packages may have different copies.
+func (l *Loader) RestoreMarks(dwarf bool) (again []Sym, ok bool) {
 	p := &preloaded
 	for _, m := range p.moved {
-		if p.reachable.Has(m[0]) && !l.sameRefs(m[0], m[1]) {
+		if p.reachable.Has(m[0]) && (dwarf || !l.SymType(m[0]).IsDWARF()) && !l.sameRefs(m[0], m[1]) {
 			return nil, false
 		}
 	}
