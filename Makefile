@@ -6,7 +6,7 @@ GO      ?= go
 CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-.PHONY: build run test bench browser soak vet generate clean
+.PHONY: build run test bench browser soak edits saves vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -28,6 +28,12 @@ browser: ## install Chromium where it is missing and can be: without it the test
 
 soak: ## does a server hold more after minutes than before? (make soak SOAK=30m; memory counts here only, as there is no race detector)
 	TQSERVER_SOAK=$(or $(SOAK),5m) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/tqserver
+
+edits: ## 300 random edits, each built by the builder and by a fresh `go build`: is it the same? (make edits EDITS=1000)
+	TQSERVER_EDITS=$(or $(EDITS),300) $(GO) test -count=1 -timeout 0 -run '^TestRandomEdits$$' -v ./plugins/builder
+
+saves: ## 1,000 saves under load: no request failed or answered by old code, and nothing grows (make saves SAVES=200)
+	TQSERVER_SAVES=$(or $(SAVES),1000) $(GO) test -count=1 -timeout 0 -run '^TestSaves$$' -v ./cmd/tqserver
 
 vet:
 	$(GO) vet -tags bench ./...

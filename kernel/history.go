@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,10 +15,25 @@ import (
 
 // What one can go back to: a page remembers what it has built, and tells it.
 
-// keepBuilt remembers a release that was built.
+// keepBuilt remembers a release that was built, and lets the binaries go of those that are too many: a day of saves
+// would fill the disk.
 func (p *page) keepBuilt(r release, b *buildReport) {
 	rec := record{release: r, Built: b.at, Duration: b.result.Duration, Size: size(r.Artifact)}
-	p.k.good.add(p.name, rec, p.k.config().Workers.KeepReleases)
+	dropped := p.k.good.add(p.name, rec, p.k.config().Workers.KeepReleases)
+	used := p.view.Load().artifacts
+	dropped = slices.DeleteFunc(dropped, func(r record) bool { // the hourly cleaning gets those that are in use now
+		return slices.Contains(used, r.Artifact) || filepath.Dir(filepath.Dir(r.Artifact)) != *p.k.site.releases.Load()
+	})
+	if len(dropped) == 0 {
+		return
+	}
+	p.work.Go(func() {
+		for _, r := range dropped {
+			if err := os.RemoveAll(filepath.Dir(r.Artifact)); err != nil {
+				p.k.log.Warn("an old binary cannot be removed", "page", p.name, "error", err)
+			}
+		}
+	})
 }
 
 // save has the disk follow what is remembered. It does not block.

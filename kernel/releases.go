@@ -90,17 +90,19 @@ func (g *goodReleases) set(page string, r release) {
 	})
 }
 
-// add notes a release that was built, and keeps the n that were of use last. One that is known stays what it was.
-func (g *goodReleases) add(page string, r record, n int) {
+// add notes a release that was built, and keeps the n that were of use last: it gives the others. One that is known stays
+// what it was.
+func (g *goodReleases) add(page string, r record, n int) (dropped []record) {
 	g.change(page, true, func(k *kept) bool {
 		if old := k.find(r.ID); old != nil {
 			old.release = r.release
 		} else {
 			k.Records = append(k.Records, r)
 		}
-		k.trim(n)
+		dropped = k.trim(n)
 		return true
 	})
+	return dropped
 }
 
 // update changes the record of a release, if it is there.
@@ -251,7 +253,7 @@ func (k *kept) find(id string) *record {
 }
 
 // trim leaves the n records that were of use last, and those of which the page makes use.
-func (k *kept) trim(n int) {
+func (k *kept) trim(n int) (dropped []record) {
 	for len(k.Records) > n {
 		oldest := -1
 		for i, r := range k.Records {
@@ -261,10 +263,12 @@ func (k *kept) trim(n int) {
 			}
 		}
 		if oldest < 0 {
-			return
+			break
 		}
+		dropped = append(dropped, k.Records[oldest])
 		k.Records = slices.Delete(k.Records, oldest, oldest+1)
 	}
+	return dropped
 }
 
 func size(path string) int64 {

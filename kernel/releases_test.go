@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -202,4 +204,35 @@ func TestRevision(t *testing.T) {
 	want("a file is new", head, true)
 	t.Setenv("PATH", "")
 	want("without git", "", false)
+}
+
+// A day of saves must not fill the disk: what is no longer kept is removed, but for what runs and what is not ours.
+func TestBinariesOfDroppedReleasesAreRemoved(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) { c.Workers.KeepReleases = 2 })
+	p := testPage(t, k, "a")
+	keep := func(id, dir string) (artifact string) {
+		artifact = filepath.Join(dir, id, "page")
+		if err := os.MkdirAll(filepath.Dir(artifact), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(artifact, []byte("#!/bin/true\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p.keepBuilt(release{ID: id, Artifact: artifact}, &buildReport{at: time.Now()})
+		p.work.Wait()
+		return artifact
+	}
+	dir := *k.site.releases.Load()
+	foreign := keep("foreign", t.TempDir())
+	used := keep("used", dir)
+	p.view.Load().artifacts = []string{used}
+	one, two, three := keep("one", dir), keep("two", dir), keep("three", dir)
+	for artifact, want := range map[string]bool{foreign: true, used: true, one: false, two: true, three: true} {
+		if executable(artifact) != want {
+			t.Errorf("%s is there: %v, want %v", artifact, !want, want)
+		}
+	}
+	if all, _ := os.ReadDir(dir); slices.ContainsFunc(all, func(e os.DirEntry) bool { return e.Name() == "one" }) {
+		t.Error("something of the removed release is left")
+	}
 }
