@@ -8,7 +8,7 @@
 // path, and waits. Link tells it where main is and where the output goes, and it does the rest.
 //
 // The linker is the one of the user's own toolchain, with a change: its sources, in GOROOT/src/cmd/link, are built with
-// `go build -overlay`, two files of our own added (_patch) and three lines of theirs replaced (edits in tool.go). Nothing
+// `go build -overlay`, three files of our own added (_patch) and three lines of theirs replaced (edits in tool.go). Nothing
 // of Go's sources is kept here. A toolchain in which one of these lines is not there exactly once, whose sources are
 // missing or do not build, or whose stock linker is of another version, has no preloaded linker. That is logged once,
 // and the stock linker does everything. The build takes about 6 s of CPU time, once for each toolchain, at low priority.

@@ -262,8 +262,7 @@ func (l *Linker) start(tool, plan string, s Spec, mark string) (*spare, error) {
 	if err != nil {
 		return nil, err
 	}
-	for len(l.spares()) >= l.o.Spares {
-		l.endOldest()
+	for len(l.spares()) >= l.o.Spares && l.endOldest() {
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, readyLimit)
 	defer cancel()

@@ -28,7 +28,7 @@ type Options struct {
 	Dir    string        // private to the package: built linkers, and files of the processes; made when it is missing
 	Tools  string        // for built linkers, which other Linkers with the same directory use too; "": Dir
 	Log    hclog.Logger  // nil: none
-	Spares int           // processes kept at the same time; 0: DefaultSpares
+	Spares int           // processes kept at the same time; 0: DefaultSpares, less: none
 	Memory int64         // bytes that they may hold together, shared pages in proportion; 0: DefaultMemory
 	Idle   time.Duration // how long one is kept without use; 0: DefaultIdle
 }
@@ -111,7 +111,7 @@ func New(o Options) *Linker {
 // since. It returns at once; what there is to do begins when no Link of any key has ended for 300 ms, at low priority.
 // Nothing comes of it where there is no preloaded linker for s.
 func (l *Linker) Prepare(key string, s Spec) {
-	if !supported {
+	if !supported || l.o.Spares < 0 {
 		return
 	}
 	l.mu.Lock()

@@ -34,8 +34,12 @@ var edits = []struct{ file, function, old, new string }{
 		"\tif preloadedSyms(l, arch) {\n\t\treturn\n\t}\n\tvar symSize, hashedSize, hashed64Size int"},
 }
 
-// added are the files that patch adds there.
-var added = map[string]string{"ld/tqserver_preload.go": "_patch/ld.go", "loader/tqserver_preload.go": "_patch/loader.go"}
+// added are the files that are put there, by their place in patch.
+var added = []struct{ file, from string }{
+	{"ld/tqserver_preload.go", "_patch/ld.go"},
+	{"loader/tqserver_preload.go", "_patch/loader.go"},
+	{"loader/tqserver_marks.go", "_patch/marks.go"},
+}
 
 // tool is a linker that can preload, or the reason why there is none.
 type tool struct {
@@ -112,12 +116,12 @@ func patched(s Spec) (files map[string]string, id string, err error) {
 		}
 		parts = append(parts, files[path])
 	}
-	for _, name := range []string{"ld/tqserver_preload.go", "loader/tqserver_preload.go"} {
-		text, err := patch.ReadFile(added[name])
+	for _, a := range added {
+		text, err := patch.ReadFile(a.from)
 		if err != nil {
 			return nil, "", err
 		}
-		files[filepath.Join(root, filepath.FromSlash(name))] = string(text)
+		files[filepath.Join(root, filepath.FromSlash(a.file))] = string(text)
 		parts = append(parts, string(text))
 	}
 	return files, hashOf(parts...), nil
