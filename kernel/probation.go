@@ -138,12 +138,12 @@ func (p *page) crashedOnProbation(inst *instance) bool {
 
 // putBack goes back to the release before one that has failed on probation. It tells whether that can be done.
 func (p *page) putBack(pr *probation, why string) bool {
-	if p.probation != pr || p.ctx.Err() != nil {
+	if p.probation != pr || p.ctx.Err() != nil || p.k.up.Err() != nil { // who stops the server may stop its workers, too
 		return false
 	}
 	pr.cancel()
 	p.probation = nil
-	newer := p.candidate != nil && p.candidate.why == deploy // which is about to go live
+	newer := p.candidate != nil && (p.candidate.why == deploy || p.candidate.why == rollback) // which is about to go live
 	switch {
 	case !executable(pr.previous.Artifact):
 		p.k.log.Error("the release has failed on probation, the one before it is gone: "+why, "page", p.name, "release", pr.release.short())
@@ -163,6 +163,9 @@ func (p *page) putBack(pr *probation, why string) bool {
 	p.good, p.failures = pr.previous, 0
 	back := &wayBack{from: pr.release, outer: pr.outer.left(pr.previous),
 		pin: &control.Pin{Release: pr.previous.ID, Over: pr.release.ID, Since: time.Now(), Reason: why}}
+	if !newer {
+		p.dropStart() // of what has failed
+	}
 	if !p.rewarm(pr.previous, undo, back) && !newer {
 		p.start(pr.previous, undo, 0)
 		p.candidate.back = back
