@@ -241,3 +241,28 @@ func TestStopIsNoFailure(t *testing.T) {
 		t.Errorf("undone because of %q, pinned %+v, the good release is %s", why, pin, k.good.get("a").ID)
 	}
 }
+
+// What a warm worker has answered before it came back says nothing of how it does now.
+func TestProbationCountsFromTheSwap(t *testing.T) {
+	p := testPage(t, testKernel(t), "a")
+	one := testRelease(t, "one", "broken")
+	p.serveRelease(t, one)
+	ask := func() {
+		for range fewRequests {
+			if code := p.ask(t, t.Context(), "/"); code != 500 {
+				t.Fatalf("the broken release answers %d", code)
+			}
+		}
+	}
+	ask()
+	p.serveRelease(t, testRelease(t, "two", "serve"))
+	p.isWarm(t)
+	p.serveRelease(t, one)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*judgeEvery)
+	defer cancel()
+	if text := p.probation.watch(ctx, false); text != "" {
+		t.Errorf("without a request it has failed: %s", text)
+	}
+	ask()
+	p.until(t, "the other release", func() bool { return p.current.release.ID == "two" })
+}
