@@ -27,8 +27,8 @@ type assets struct {
 	workers map[*worker.Worker]bool // all that live, in whatever state
 
 	// Owned by the page's goroutine.
-	waiting   []told // the worker in service was told of them and has not answered that it has them
-	unstarted string // the release that did not start, which other files may mend
+	waiting   []told  // the worker in service was told of them and has not answered that it has them
+	unstarted release // did not start, which other files may mend
 }
 
 type told struct {
@@ -135,12 +135,12 @@ func (p *page) isInput(path string) bool {
 func (p *page) tryAgain() {
 	c := p.candidate
 	switch {
-	case c != nil && c.release.ID == p.assets.unstarted && time.Until(c.begins) > 0:
+	case c != nil && c.release.ID == p.assets.unstarted.ID && time.Until(c.begins) > 0:
 		p.start(c.release, c.why, 0)
-	case c == nil && p.building == nil && p.stale != "" && p.newest(release{ID: p.assets.unstarted}):
-		r := p.built.result
-		p.built.changed, p.assets.unstarted = time.Now(), ""
-		p.start(release{ID: r.Release, Artifact: r.Artifact, Argv: r.Argv, Env: r.Env}, deploy, 0)
+	case c == nil && p.building == nil && p.stale != "" && p.newest(p.assets.unstarted):
+		r := p.assets.unstarted
+		p.built.changed, p.assets.unstarted = time.Now(), release{}
+		p.start(r, deploy, 0)
 	}
 }
 
@@ -184,7 +184,7 @@ func (p *page) taken(call int) {
 
 // assetsSwapped is for a new worker in service.
 func (p *page) assetsSwapped() {
-	p.assets.unstarted = ""
+	p.assets.unstarted = release{}
 	if len(p.faults()) > 0 { // it has answered before it served
 		p.logFaults()
 	}

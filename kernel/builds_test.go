@@ -136,6 +136,12 @@ func TestCleanKeepsWhatIsNeeded(t *testing.T) {
 	k.good.set("a", make("good", time.Hour))
 	p.start(make("starting", time.Hour), restart, time.Hour)
 	p.publish()
+	k.good.set("gone", make("of a page that is no more", time.Hour))
+	k.cleanOnce(time.Now())
+	if k.good.get("gone").ID == "" {
+		t.Error("releases are forgotten before it is known which pages there are")
+	}
+	close(k.routes.ready)
 	k.cleanOnce(time.Now())
 	entries, err := os.ReadDir(*k.site.releases.Load())
 	if err != nil {

@@ -251,6 +251,7 @@ func (p *page) filesChanged(changes []sdk.Change, at time.Time) {
 	p.assetsChanged(changes)
 	if p.concerned(changes) {
 		p.saved(changes)
+		p.overtaken = ""
 		p.changed(at)
 	} else if p.building != nil {
 		p.missed = append(p.missed, changes...)

@@ -29,8 +29,17 @@ func (k *Kernel) cleanReleases(ctx context.Context) error {
 const leastAge = time.Minute
 
 func (k *Kernel) cleanOnce(now time.Time) {
+	loaded := k.routes.loaded() // before the list, which is of no use for this otherwise
+	pages := k.routes.list()
+	if loaded { // a page may have gone while no server ran, or have had something to remember in its last moment
+		names := map[string]bool{}
+		for _, p := range pages {
+			names[p.name] = true
+		}
+		k.good.retain(names)
+	}
 	keep := k.good.artifacts(k.config().Workers.KeepReleases)
-	for _, p := range k.routes.list() {
+	for _, p := range pages {
 		for _, artifact := range p.view.Load().artifacts {
 			keep[filepath.Dir(artifact)] = true
 		}

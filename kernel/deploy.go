@@ -59,7 +59,7 @@ func (p *page) changed(at time.Time) {
 
 func (p *page) build() {
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.building, p.again, p.missed, p.overtaken = &build{cancel}, false, nil, false
+	p.building, p.again, p.missed = &build{cancel}, false, nil
 	job := sdk.Job{Page: p.name, Dir: p.route.Dir, Source: p.route.Source}
 	p.work.Go(func() {
 		defer cancel()
@@ -87,6 +87,7 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 		p.sources.Store(newSources(r))
 		p.k.watchChanged()
 		if p.outdated() {
+			p.overtaken = ""
 			p.build()
 			return
 		}
@@ -104,6 +105,7 @@ func (p *page) releaseBuilt(report *buildReport, err error) {
 }
 
 func (p *page) buildFailed() {
+	p.overtaken = ""
 	what, log := "build failed", p.k.log.Error
 	if p.built.skipped() {
 		what, log = "skipped", p.k.log.Warn
@@ -283,6 +285,7 @@ func (p *page) leave(inst *instance, delay time.Duration) {
 // startFailed decides what to do when a worker did not start. The release is discarded when another one serves.
 func (p *page) startFailed(c *candidate, err error) {
 	if errors.Is(err, context.Canceled) && p.ctx.Err() != nil {
+		c.back.end(errors.New("the page is being taken down"))
 		return
 	}
 	if p.wayBackFailed(c, err) {
@@ -290,7 +293,7 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
 	p.k.log.Error(text, "page", p.name, "why", string(c.why))
-	p.assets.unstarted = c.release.ID
+	p.assets.unstarted = c.release
 	if p.newest(c.release) {
 		p.stale = text
 	} else {

@@ -139,7 +139,7 @@ func (s *stages) prune() {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return
 	case err == nil:
-		defer lock.Close()
+		defer unlock(lock)
 		err = stage.Prune(s.k.site.state, s.needed()...)
 	}
 	if err != nil {

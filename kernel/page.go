@@ -37,7 +37,7 @@ type page struct {
 	probation *probation         // of the release that serves; nil when it has passed
 	building  *build             // under way
 	again     bool               // the source changed during the build
-	overtaken bool               // a rollback came during the build: what it makes is not what is wanted
+	overtaken string             // the release to which a rollback went since the save that is being built
 	missed    []sdk.Change       // arrived during the build, and were none of what the build before had read
 	scanned   bool               // the first build began after the watcher's first look at the files
 	changedAt time.Time          // when the first change of the newest build arrived

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -334,6 +335,11 @@ func TestCopiesStayWhileAToolIsAtWork(t *testing.T) {
 	if _, err := os.Stat(copied); err != nil {
 		t.Errorf("while the tool is at work: %v", err)
 	}
+	child, err := syscall.Dup(int(tool.lock.Fd())) // as a process has it between its fork and its exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(child)
 	if err := tool.close(); err != nil {
 		t.Fatal(err)
 	}

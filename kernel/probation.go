@@ -34,8 +34,8 @@ type probation struct {
 	share    float64 // of the requests that the previous release has failed
 	until    time.Time
 	cancel   context.CancelFunc
-	endpoint atomic.Pointer[proxy.Endpoint] // of the worker that serves
-	outer    *probation                     // that of the previous release, if it has not passed yet
+	worker   atomic.Pointer[tally] // of the one that serves
+	outer    *probation            // that of the previous release, if it has not passed yet
 }
 
 // watchRelease begins the probation of a release that has just gone live in the place of another, before, and ends that
@@ -44,7 +44,7 @@ func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
 	pr := p.probation
 	switch {
 	case pr != nil && pr.release.ID == inst.release.ID:
-		pr.endpoint.Store(inst.endpoint)
+		pr.worker.Store(fromNow(inst.endpoint))
 		return
 	case pr != nil:
 		pr.cancel()
@@ -60,7 +60,7 @@ func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
 	}
 	next := &probation{release: inst.release, previous: before, until: time.Now().Add(limit), outer: pr.left(before)}
 	if old != nil {
-		next.share, _ = failing(old.endpoint)
+		next.share, _ = (&tally{endpoint: old.endpoint}).failing()
 	}
 	p.onProbation(next, inst)
 }
@@ -69,7 +69,7 @@ func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
 func (p *page) onProbation(pr *probation, inst *instance) {
 	ctx, cancel := context.WithDeadline(p.ctx, pr.until)
 	pr.cancel = cancel
-	pr.endpoint.Store(inst.endpoint)
+	pr.worker.Store(fromNow(inst.endpoint))
 	p.probation = pr
 	p.work.Go(func() {
 		defer cancel()
@@ -98,7 +98,7 @@ func (pr *probation) watch(ctx context.Context, dev bool) (failed string) {
 	for {
 		select {
 		case <-tick.C:
-			share, requests := failing(pr.endpoint.Load())
+			share, requests := pr.worker.Load().failing()
 			if !dev && failsTooOften(share, requests, pr.share) {
 				return fmt.Sprintf("%.0f of its first %d requests failed (5xx), %.0f%% of those of release %s before", share*float64(requests), requests, pr.share*100, pr.previous.short())
 			}
@@ -108,11 +108,26 @@ func (pr *probation) watch(ctx context.Context, dev bool) (failed string) {
 	}
 }
 
+// tally counts the requests of a worker from a moment on: one that was warm has served before.
+type tally struct {
+	endpoint           *proxy.Endpoint
+	failures, requests int64 // before that
+}
+
+func fromNow(e *proxy.Endpoint) *tally {
+	failures, requests := counts(e)
+	return &tally{e, failures, requests}
+}
+
+func counts(e *proxy.Endpoint) (failures, requests int64) {
+	failures = int64(e.Failures()) // first: requests only grow
+	return failures, int64(e.Requests()) - e.InFlight()
+}
+
 // failing gives the share of its requests that a worker has failed, and how many it has answered.
-func failing(e *proxy.Endpoint) (share float64, requests int64) {
-	failures := e.Failures() // first: requests only grow
-	requests = int64(e.Requests()) - e.InFlight()
-	if requests <= 0 {
+func (t *tally) failing() (share float64, requests int64) {
+	failures, requests := counts(t.endpoint)
+	if failures, requests = failures-t.failures, requests-t.requests; requests <= 0 {
 		return 0, 0
 	}
 	return min(1, float64(failures)/float64(requests)), requests
@@ -138,12 +153,12 @@ func (p *page) crashedOnProbation(inst *instance) bool {
 
 // putBack goes back to the release before one that has failed on probation. It tells whether that can be done.
 func (p *page) putBack(pr *probation, why string) bool {
-	if p.probation != pr || p.ctx.Err() != nil {
+	if p.probation != pr || p.ctx.Err() != nil || p.k.up.Err() != nil { // who stops the server may stop its workers, too
 		return false
 	}
 	pr.cancel()
 	p.probation = nil
-	newer := p.candidate != nil && p.candidate.why == deploy // which is about to go live
+	newer := p.candidate != nil && (p.candidate.why == deploy || p.candidate.why == rollback) // which is about to go live
 	switch {
 	case !executable(pr.previous.Artifact):
 		p.k.log.Error("the release has failed on probation, the one before it is gone: "+why, "page", p.name, "release", pr.release.short())
@@ -163,6 +178,9 @@ func (p *page) putBack(pr *probation, why string) bool {
 	p.good, p.failures = pr.previous, 0
 	back := &wayBack{from: pr.release, outer: pr.outer.left(pr.previous),
 		pin: &control.Pin{Release: pr.previous.ID, Over: pr.release.ID, Since: time.Now(), Reason: why}}
+	if !newer {
+		p.dropStart() // of what has failed
+	}
 	if !p.rewarm(pr.previous, undo, back) && !newer {
 		p.start(pr.previous, undo, 0)
 		p.candidate.back = back

@@ -2,12 +2,14 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/control"
 )
 
 func TestWhenAReleaseFailsTooOften(t *testing.T) {
@@ -184,4 +186,83 @@ func TestNewerReleaseComesFirst(t *testing.T) {
 	if p.current.release.ID != "three" || k.good.undone("a", "two") == "" || p.probation == nil || p.probation.previous.ID != "one" {
 		t.Errorf("serving is %s, probation %+v", p.current.release.ID, p.probation)
 	}
+}
+
+// What was being started of the release that failed does not take the place of the one that came back.
+func TestNothingOfWhatFailedIsStarted(t *testing.T) {
+	for name, keep := range map[string]time.Duration{"warm": time.Hour, "cold": 0} {
+		t.Run(name, func(t *testing.T) {
+			k := testKernel(t, func(c *config.Config) { c.Workers.KeepWarm = keep })
+			p := testPage(t, k, "a")
+			p.serveRelease(t, testRelease(t, "one", "serve"))
+			p.serveRelease(t, testRelease(t, "two", "serve"))
+			p.spent(p.current) // another worker of it is being started
+			crashed := p.current
+			crashed.worker.Kill()
+			p.exited(crashed)
+			p.until(t, "the first release", func() bool { return p.current != nil && p.candidate == nil && len(k.ports.Leases()) == 1 })
+			if pin := k.good.pinned("a"); p.current.release.ID != "one" || pin == nil || k.good.undone("a", "two") == "" {
+				t.Errorf("serving is %s, pinned %+v", p.current.release.ID, pin)
+			}
+		})
+	}
+}
+
+// A rollback that is under way is not undone by what the server would do.
+func TestRollbackComesBeforeProbation(t *testing.T) {
+	k := coldKernel(t)
+	p := testPage(t, k, "a")
+	for _, id := range []string{"one", "two", "three"} {
+		p.serveRelease(t, testRelease(t, id, "serve"))
+	}
+	var out control.RolledBack
+	ended := errors.New("not yet")
+	p.rollback("one", &out, func(err error) { ended = err })
+	crashed := p.current
+	crashed.worker.Kill()
+	p.exited(crashed)
+	p.until(t, "the rollback to end", func() bool { return ended == nil })
+	if pin := k.good.pinned("a"); p.current.release.ID != "one" || pin == nil || pin.Reason != "" || k.good.undone("a", "three") == "" {
+		t.Errorf("serving is %s, pinned %+v", p.current.release.ID, pin)
+	}
+}
+
+// A worker that ends with the server, because whoever ends it ends all of its processes, says nothing of its release.
+func TestStopIsNoFailure(t *testing.T) {
+	k := testKernel(t)
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	p.serveRelease(t, testRelease(t, "two", "serve"))
+	k.stop()
+	crashed := p.current
+	crashed.worker.Kill()
+	p.exited(crashed)
+	if why, pin := k.good.undone("a", "two"), k.good.pinned("a"); why != "" || pin != nil || k.good.get("a").ID != "two" {
+		t.Errorf("undone because of %q, pinned %+v, the good release is %s", why, pin, k.good.get("a").ID)
+	}
+}
+
+// What a warm worker has answered before it came back says nothing of how it does now.
+func TestProbationCountsFromTheSwap(t *testing.T) {
+	p := testPage(t, testKernel(t), "a")
+	one := testRelease(t, "one", "broken")
+	p.serveRelease(t, one)
+	ask := func() {
+		for range fewRequests {
+			if code := p.ask(t, t.Context(), "/"); code != 500 {
+				t.Fatalf("the broken release answers %d", code)
+			}
+		}
+	}
+	ask()
+	p.serveRelease(t, testRelease(t, "two", "serve"))
+	p.isWarm(t)
+	p.serveRelease(t, one)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*judgeEvery)
+	defer cancel()
+	if text := p.probation.watch(ctx, false); text != "" {
+		t.Errorf("without a request it has failed: %s", text)
+	}
+	ask()
+	p.until(t, "the other release", func() bool { return p.current.release.ID == "two" })
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,6 +185,17 @@ func (g *goodReleases) remove(page string) {
 	defer g.mu.Unlock()
 	if g.all[page] != nil {
 		delete(g.all, page)
+		g.changes++
+	}
+}
+
+// retain forgets all other pages than those that are named.
+func (g *goodReleases) retain(pages map[string]bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := len(g.all)
+	maps.DeleteFunc(g.all, func(page string, _ *kept) bool { return !pages[page] })
+	if len(g.all) != n {
 		g.changes++
 	}
 }

@@ -87,7 +87,9 @@ func (p *page) rollback(name string, out *control.RolledBack, done func(error)) 
 		Pinned: p.pinFor(target), Warm: p.hasWarm(target) || target.ID == live.ID}
 	p.k.log.Info("rolling back", "page", p.name, "from", live.short(), "to", target.short())
 	back := &wayBack{pin: out.Pinned, from: live, instead: p.candidate, done: done}
-	p.overtaken = p.building != nil
+	if p.building != nil {
+		p.overtaken = target.ID
+	}
 	p.failures = 0
 	switch {
 	case target.ID == live.ID:
@@ -118,15 +120,24 @@ func (p *page) pinFor(target release) *control.Pin {
 
 // stay is a rollback to the release that is live: what was to take its place does not.
 func (p *page) stay(back *wayBack) {
-	if c := p.candidate; c != nil {
-		c.cancel()
-		p.candidate = nil // when it comes back, it is superseded
+	p.dropStart()
+	p.assets.unstarted = release{}
+	if p.probation != nil {
+		p.probation.cancel()
+		p.probation = nil
 	}
-	p.probation = nil
 	p.k.good.pin(p.name, back.pin)
 	p.save()
 	back.end(nil)
 	p.renew()
+}
+
+// dropStart gives up what is being started: when it comes back, it is superseded.
+func (p *page) dropStart() {
+	if p.candidate != nil {
+		p.candidate.cancel()
+		p.candidate = nil
+	}
 }
 
 // arrived settles what a swap has decided: which release is the good one, whether the page is pinned to it.
@@ -175,6 +186,7 @@ func (p *page) wayBackFailed(c *candidate, err error) bool {
 		p.forgive(c.back.from, text)
 		return true
 	}
+	p.overtaken = ""
 	switch instead := c.back.instead; {
 	case instead != nil:
 		p.start(instead.release, instead.why, 0)
@@ -209,11 +221,11 @@ func (p *page) withheld(r release) bool {
 	if c := p.candidate; c != nil && c.back != nil {
 		pin = c.back.pin
 	}
-	if p.overtaken && pin != nil && pin.Release != r.ID { // its build had begun before the rollback
-		pin = &control.Pin{Release: pin.Release, Over: r.ID, Since: pin.Since, Reason: pin.Reason}
+	if p.overtaken != "" && p.overtaken != r.ID {
+		pin = &control.Pin{Release: p.overtaken, Over: r.ID, Since: time.Now()}
 		p.repin(pin)
 	}
-	p.overtaken = false
+	p.overtaken = ""
 	undone, over := p.k.good.undone(p.name, r.ID), pin != nil && pin.Over == r.ID
 	if undone == "" && !over || !p.otherThan(r) {
 		p.repin(nil)
@@ -247,7 +259,7 @@ func (p *page) otherThan(r release) bool {
 	case p.current != nil:
 		return p.current.release.ID != r.ID
 	case p.candidate != nil:
-		return p.candidate.release.ID != r.ID
+		return p.candidate.release.ID != r.ID && executable(p.candidate.release.Artifact)
 	}
 	return p.good.ID != "" && p.good.ID != r.ID && executable(p.good.Artifact)
 }

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -181,4 +182,101 @@ func TestKernelRollsBack(t *testing.T) {
 	if _, err := k.Rollback(t.Context(), "aa", ""); err == nil || !strings.Contains(err.Error(), `no page "aa": there are a (h/a)`) {
 		t.Errorf("no such page: %v", err)
 	}
+}
+
+// A rollback ends also when the page does.
+func TestRollbackOfAPageThatGoes(t *testing.T) {
+	k := coldKernel(t)
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	p.serveRelease(t, testRelease(t, "two", "serve"))
+	k.good.add("a", record{release: testRelease(t, "slow", "mute"), Built: time.Now()}, 10)
+	var out control.RolledBack
+	var ended error
+	p.rollback("slow", &out, func(err error) { ended = err })
+	k.routes.cancels["a"]()
+	p.until(t, "the rollback to end", func() bool { return ended != nil })
+}
+
+// A page that is pinned to a release whose binary is gone serves what its source makes.
+func TestPinnedBinaryThatIsGone(t *testing.T) {
+	k := coldKernel(t)
+	p := testPage(t, k, "a")
+	two := testRelease(t, "two", "serve")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	p.serveRelease(t, two)
+	if _, err := p.goBack(t, "one"); err != nil {
+		t.Fatal(err)
+	}
+	gone := p.current.release
+	gone.Artifact = filepath.Join(k.site.root, "gone")
+	gone.Argv = []string{gone.Artifact}
+	p.current.release, p.good = gone, gone
+	p.current.worker.Kill()
+	p.until(t, "a build", func() bool { return p.building != nil })
+	p.releaseBuilt(builtAs(two), nil)
+	p.until(t, "the release of the source", func() bool { return p.current != nil && p.current.release.ID == "two" })
+}
+
+// What a rollback keeps from going live is what was saved before it, however far that has come.
+func TestSavesBeforeARollback(t *testing.T) {
+	for _, c := range []struct {
+		name, to string
+		then     func(p *page)
+		want     string
+	}{
+		{"to another", "one", func(p *page) {}, "one"},
+		{"to the live one", "two", func(p *page) {}, "two"},
+		{"saved during the build", "one", func(p *page) { p.again = true }, "one"},
+		{"saved after the rollback", "one", nil, "three"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := coldKernel(t)
+			p := testPage(t, k, "a")
+			p.serveRelease(t, testRelease(t, "one", "serve"))
+			p.serveRelease(t, testRelease(t, "two", "serve"))
+			p.building = &build{func() {}}
+			if c.then != nil {
+				c.then(p)
+			}
+			if _, err := p.goBack(t, c.to); err != nil {
+				t.Fatal(err)
+			}
+			if c.then == nil {
+				p.filesChanged(modified(p.route.Dir+"/main.go"), time.Now())
+			}
+			three := builtAs(testRelease(t, "three", "serve"))
+			if p.again {
+				p.releaseBuilt(three, nil) // is built again
+				p.building.cancel()
+			}
+			p.releaseBuilt(three, nil)
+			if c.want == "three" != (p.candidate != nil) {
+				t.Fatalf("being started is %+v", p.candidate)
+			}
+			p.until(t, "release "+c.want, func() bool { return p.current.release.ID == c.want && p.candidate == nil })
+			if pin := k.good.pinned("a"); (pin == nil) != (c.want == "three") || pin != nil && (pin.Release != c.want || pin.Over != "three") {
+				t.Errorf("pinned %+v", pin)
+			}
+		})
+	}
+}
+
+// A rollback that fails does not hold back what is built.
+func TestBuildDuringARollbackThatFails(t *testing.T) {
+	k := coldKernel(t)
+	p := testPage(t, k, "a")
+	for _, id := range []string{"one", "two"} {
+		p.serveRelease(t, testRelease(t, id, "serve"))
+	}
+	if _, err := p.goBack(t, "one"); err != nil {
+		t.Fatal(err)
+	}
+	k.good.add("a", record{release: testRelease(t, "bad", "fail"), Built: time.Now()}, 10)
+	p.building = &build{func() {}}
+	if _, err := p.goBack(t, "bad"); err == nil {
+		t.Fatal("a release that does not start: no error")
+	}
+	p.releaseBuilt(builtAs(testRelease(t, "three", "serve")), nil)
+	p.until(t, "release three", func() bool { return p.current.release.ID == "three" })
 }

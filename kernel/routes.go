@@ -18,6 +18,7 @@ import (
 
 // routes is the table in force and the pages that it names.
 type routes struct {
+	taking   sync.Mutex // held while a table is taken, until it is on disk; never by who holds mu
 	mu       sync.Mutex
 	table    sdk.Table
 	pages    map[string]*page
@@ -158,33 +159,48 @@ func (k *Kernel) lastTable() {
 	}
 }
 
-// accept puts a table in force, or tells why not and changes nothing.
+// accept puts a table in force and on disk, or tells why not and changes nothing.
 func (k *Kernel) accept(t sdk.Table) error {
+	k.routes.taking.Lock()
+	defer k.routes.taking.Unlock()
+	changed, err := k.enforce(t)
+	if err != nil {
+		k.log.Error("the resolver's table is refused, the last good one stays", "error", err)
+		return err
+	}
+	if !changed { // as after most saves of a file
+		return nil
+	}
+	if err := saveJSON(k.site.path("routes.json"), t); err != nil {
+		k.log.Warn("the route table could not be kept for the next start", "error", err)
+	}
+	k.saveReleases() // those of pages that are no more are forgotten
+	return nil
+}
+
+// enforce puts a table in force, and tells whether it differs from the one before.
+func (k *Kernel) enforce(t sdk.Table) (changed bool, err error) {
 	r := k.routes
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.check(t); err != nil {
-		k.log.Error("the resolver's table is refused, the last good one stays", "error", err)
-		return err
+		return false, err
 	}
 	if err := k.apply(t); err != nil {
-		k.log.Error("the resolver's table is refused, the last good one stays", "error", err)
-		return err
+		return false, err
 	}
 	for _, d := range t.Diagnostics {
 		if !slices.Contains(r.table.Diagnostics, d) {
 			k.logDiagnostic(d)
 		}
 	}
+	changed = !r.loaded() || !slices.Equal(t.Routes, r.table.Routes) || !slices.Equal(t.Diagnostics, r.table.Diagnostics)
 	r.table, r.revision = t, max(r.revision, t.Revision)
 	if !r.loaded() {
 		close(r.ready)
 	}
 	r.answered.notify()
-	if err := saveJSON(k.site.path("routes.json"), t); err != nil {
-		k.log.Warn("the route table could not be kept for the next start", "error", err)
-	}
-	return nil
+	return changed, nil
 }
 
 func (k *Kernel) logDiagnostic(d sdk.Diagnostic) {

@@ -96,7 +96,7 @@ func (s *site) releaseDir(c *config.Config) (string, error) {
 func (s *site) close() error {
 	err := os.RemoveAll(s.run)
 	if s.lock != nil {
-		err = errors.Join(err, s.lock.Close())
+		err = errors.Join(err, unlock(s.lock))
 	}
 	return err
 }
@@ -143,7 +143,7 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// flock opens a file, which it makes when needed, and locks it as syscall.Flock does, until the file is closed.
+// flock opens a file, which it makes when needed, and locks it as syscall.Flock does, until unlock or the process ends.
 func flock(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -156,6 +156,12 @@ func flock(path string, how int) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f, nil
+}
+
+// unlock ends a lock at once. Closing the file alone would leave it to a process that is just being started, which has
+// a copy of the descriptor until its program runs.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }
 
 // privateDir makes a directory, 0700, and refuses one that another user could have planted or could replace.

@@ -104,7 +104,7 @@ func (p *page) hasWarm(r release) bool {
 }
 
 // rewarm makes a release live whose worker was kept, and tells whether there is one. What is being started is dropped,
-// except on the way back from a failure, which it does not concern.
+// except on the way back from a failure, which may not concern it.
 func (p *page) rewarm(r release, why reason, back *wayBack) bool {
 	if !p.hasWarm(r) {
 		return false
@@ -113,9 +113,8 @@ func (p *page) rewarm(r release, why reason, back *wayBack) bool {
 	w.cancel()
 	p.warm = nil
 	w.state.Store(nil)
-	if p.candidate != nil && why != undo {
-		p.candidate.cancel()
-		p.candidate = nil
+	if why != undo {
+		p.dropStart()
 	}
 	p.swap(&candidate{release: r, why: why, back: back}, w.instance)
 	return true
