@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
@@ -234,15 +235,19 @@ func (p *page) devAssets(changes []sdk.Change) {
 	p.dev.pending = files
 	p.devChanged(plain)
 	p.dev.pending = waiting
-	p.dev.live = nil
-	if saved := savedAt(files); !saved.IsZero() {
-		shown := time.Since(saved)
-		p.dev.live = &dev.Timing{Total: milliseconds(shown), Steps: []dev.Step{{Name: "detect", MS: milliseconds(shown)}}}
-	}
+	p.dev.shown(savedAt(files))
 	if p.current != nil && p.current.update != nil {
 		return // the worker has told how it took them
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, "page", p.name, "file", sourcePath(p.k.site.root, files[0]), "files", len(files), "why", "no build needed")
+}
+
+// shown notes how long files that need no build took, which were saved at a time, zero when that is unknown.
+func (d *devPage) shown(saved time.Time) {
+	d.live = nil
+	if took := time.Since(saved); took >= 0 && took < longDetect {
+		d.live = &dev.Timing{Total: milliseconds(took), Steps: []dev.Step{{Name: "detect", MS: milliseconds(took)}}}
+	}
 }
 
 // owns tells whether a file is the page's to show.
@@ -269,18 +274,20 @@ func showsInBrowser(path string) bool {
 		!strings.HasSuffix(name, "-wal") && !strings.HasSuffix(name, "-shm") && !strings.HasSuffix(name, "-journal")
 }
 
-// devTap looks for panics in what a worker prints. It is for one goroutine.
+// devTap looks for panics in what a worker prints, and tells the page of the newest: a worker may print them faster than
+// the page can take them. It is for one goroutine.
 func (p *page) devTap(inst *instance) func(worker.Stream, []byte) {
 	if p.k.dev == nil {
 		return func(worker.Stream, []byte) {}
 	}
 	trace := new(dev.Trace)
+	var untold atomic.Pointer[[]string]
 	return func(stream worker.Stream, line []byte) {
 		if stream != worker.Stderr {
 			return
 		}
-		if lines := trace.Add(string(line)); lines != nil {
-			p.post(func() { p.devPanicked(inst, lines) })
+		if lines := trace.Add(string(line)); lines != nil && untold.Swap(&lines) == nil {
+			p.post(func() { p.devPanicked(inst, *untold.Swap(nil)) })
 		}
 	}
 }

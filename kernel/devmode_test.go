@@ -1,6 +1,11 @@
 package kernel
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +15,8 @@ import (
 
 	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/dev"
+	"github.com/tqserver/tqserver/kernel/proxy"
+	"github.com/tqserver/tqserver/kernel/worker"
 	"github.com/tqserver/tqserver/sdk"
 )
 
@@ -246,6 +253,57 @@ func TestNothingOfDevModeOutsideOfIt(t *testing.T) {
 	}
 }
 
+// A worker may print panics faster than they can be shown: the newest is shown, and the page's mail stays short.
+func TestDevPanicsByTheThousand(t *testing.T) {
+	p := testDevPage(t)
+	tap := p.devTap(p.current)
+	for i := range 1000 {
+		for _, line := range []string{fmt.Sprintf("http: panic serving 127.0.0.1:1: %d", i), "goroutine 1 [running]:", "main.main()"} {
+			tap(worker.Stderr, []byte(line))
+		}
+	}
+	mail := p.mail.take()
+	if len(mail) > 10 {
+		t.Errorf("%d messages are in the mailbox", len(mail))
+	}
+	for _, f := range mail {
+		f()
+	}
+	if !slices.Equal(p.dev.trace, []string{"http: panic serving 127.0.0.1:1: 999", "goroutine 1 [running]:", "main.main()"}) {
+		t.Errorf("shown is %q", p.dev.trace)
+	}
+}
+
+// A document that is opened before there are routes is one of dev mode all the same.
+func TestDevBeforeTheFirstRoutes(t *testing.T) {
+	k := testKernel(t)
+	k.opts.Dev = true
+	k.dev = newDev(k)
+	p := testPage(t, k, "x")
+	p.backend.Fail(errors.New("there is none"))
+	front := k.server().Handler
+	r := httptest.NewRequest(http.MethodGet, "http://localhost/x", nil)
+	r.Header.Set("Accept", "text/html")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	w := httptest.NewRecorder()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		front.ServeHTTP(w, r.WithContext(ctx))
+	}()
+	time.AfterFunc(20*time.Millisecond, func() { // also when it comes first, the answer must be the same
+		if err := k.proxy.SetRoutes([]proxy.Route{{Path: "/x", Backend: p.backend}}); err != nil {
+			t.Error(err)
+		}
+		close(k.routes.ready)
+	})
+	<-answered
+	if body := w.Body.String(); w.Code != 503 || !strings.Contains(body, dev.Prefix+"client.js") {
+		t.Errorf("%d %v\n%s", w.Code, w.Header(), body)
+	}
+}
+
 func TestTimings(t *testing.T) {
 	p := testDevPage(t)
 	p.write(t, "main.go", "// new")
@@ -272,5 +330,14 @@ func TestTimings(t *testing.T) {
 	p.serve(t, "3", "serve")
 	if got := p.view.Load().page.Build.DetectMS; got != 0 {
 		t.Errorf("a file of an hour ago was detected in %v ms", got)
+	}
+	p.dev.shown(time.Now().Add(-5 * time.Millisecond))
+	if live := p.dev.live; live == nil || live.Total < 5 || live.Total > 10_000 {
+		t.Errorf("a file that needs no build was shown in %+v", live)
+	}
+	for _, at := range []time.Time{{}, time.Now().Add(-time.Hour), time.Now().Add(time.Hour)} {
+		if p.dev.shown(at); p.dev.live != nil {
+			t.Errorf("a file of %v was shown in %+v", at, p.dev.live)
+		}
 	}
 }

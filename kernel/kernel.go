@@ -230,14 +230,13 @@ func (k *Kernel) server() *http.Server {
 		s := k.config().Server
 		return s.ReadTimeout, s.IdleTimeout
 	})
-	next := srv.Handler
+	next := k.devHandler(srv.Handler)
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !k.routes.loaded() {
 			k.routes.wait(r.Context(), k.config().Workers.HoldTimeout)
 		}
 		next.ServeHTTP(w, r)
 	})
-	srv.Handler = k.devHandler(srv.Handler)
 	return srv
 }
 

@@ -30,7 +30,7 @@ var reasons = map[string]string{
 // apologise answers in place of an error of the proxy with a document that tells what is wrong, and that is replaced
 // as soon as the page works.
 func (h *Hub) apologise(w http.ResponseWriter, e *entry, status int, kind string) {
-	e, _ = h.state(e.Name) // what is wrong now
+	now, _ := h.state(e.Name) // what is wrong; e is what the document is of
 	until := ""
 	if status == http.StatusServiceUnavailable {
 		until = "serving"
@@ -42,8 +42,8 @@ func (h *Hub) apologise(w http.ResponseWriter, e *entry, status int, kind string
 	var doc bytes.Buffer
 	err := apology.Execute(&doc, map[string]any{
 		"Tag":  template.HTML(e.tag("", until)), // escaped where it is made
-		"Page": e.Name, "Route": e.Route, "Status": status, "Text": http.StatusText(status), "Kind": kind, "Reason": reason,
-		"Problems": e.Problems,
+		"Page": e.Name, "Route": now.Route, "Status": status, "Text": http.StatusText(status), "Kind": kind, "Reason": reason,
+		"Problems": now.Problems,
 	})
 	if err != nil { // every field is there, and a buffer takes everything
 		panic(err)

@@ -85,10 +85,10 @@ type Line struct {
 
 // Hub holds the newest state of each page and tells browsers. It is safe for concurrent use. Make one with [New].
 type Hub struct {
-	o    Options
-	boot int64 // tells the states of this server from those of an earlier one: rises
+	o Options
 
 	mu      sync.Mutex
+	boot    int64 // tells what counts from 0 from what did before, in this server or an earlier one: rises
 	pages   map[string]*entry
 	version uint64          // of the newest entry
 	changed chan struct{}   // closed at the next change
@@ -114,14 +114,23 @@ func New(o Options) *Hub {
 func (h *Hub) Set(s State) {
 	h.change(func() {
 		h.version++
-		h.pages[s.Name] = &entry{State: s, Boot: h.boot, version: h.version}
+		boot := h.boot
+		if old := h.pages[s.Name]; old != nil {
+			boot = old.Boot
+		}
+		h.pages[s.Name] = &entry{State: s, Boot: boot, version: h.version}
 	})
 }
 
-// Remove forgets a page. It does not block.
-func (h *Hub) Remove(page string) { h.change(func() { delete(h.pages, page) }) }
+// Remove forgets a page. One of that name that comes later is another one. It does not block.
+func (h *Hub) Remove(page string) {
+	h.change(func() {
+		h.boot++
+		delete(h.pages, page)
+	})
+}
 
-// Close ends all streams and lets none begin. It does not block. Requests are handled on.
+// Close ends all streams and all waiting, and lets none begin. It does not block. Requests are handled on.
 func (h *Hub) Close() { h.change(func() { h.closed = true }) }
 
 // change does something to the hub and tells the streams.
@@ -147,7 +156,7 @@ func (h *Hub) newer(than uint64) (states []*entry, version uint64, changed <-cha
 	return states, h.version, h.changed, !h.closed
 }
 
-// state gives the state of a page, and what is closed when it may have changed.
+// state gives the state of a page, and what is closed when it may have changed; nil once the hub is closed.
 func (h *Hub) state(page string) (*entry, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -155,13 +164,21 @@ func (h *Hub) state(page string) (*entry, <-chan struct{}) {
 	if e == nil {
 		e = &entry{State: State{Name: page}, Boot: h.boot}
 	}
+	if h.closed {
+		return e, nil
+	}
 	return e, h.changed
 }
 
+// maxWarned bounds what is told: what comes from requests has no end.
+const maxWarned = 100
+
 func (h *Hub) warn(page, text string) {
 	h.mu.Lock()
-	known := h.warned[page+"\n"+text] || len(h.warned) > 100 // what comes from requests has no end
-	h.warned[page+"\n"+text] = true
+	known := h.warned[page+"\n"+text] || len(h.warned) >= maxWarned
+	if !known {
+		h.warned[page+"\n"+text] = true
+	}
 	h.mu.Unlock()
 	if !known && h.o.Warn != nil {
 		h.o.Warn(page, text)

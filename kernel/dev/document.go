@@ -75,23 +75,40 @@ func (d *document) WriteHeader(status int) {
 	}
 	if takesScript(status, head) {
 		d.prepare(head)
+	} else if status == http.StatusOK {
+		d.warnUnreadable(head)
 	}
 	d.ResponseWriter.WriteHeader(status)
 }
 
 // takesScript tells whether an answer is a document that a browser shows, and that can be read on its way.
 func takesScript(status int, head http.Header) bool {
-	kind, params, _ := strings.Cut(strings.ToLower(head.Get("Content-Type")), ";")
+	kind := strings.ToLower(head.Get("Content-Type"))
 	encoding := strings.ToLower(head.Get("Content-Encoding"))
 	switch {
 	case status >= 300 && status < 400, status == http.StatusNoContent, status == http.StatusResetContent, status == http.StatusPartialContent:
 		return false
-	case strings.TrimSpace(kind) != "text/html", strings.Contains(params, "utf-16"), strings.Contains(params, "utf-32"):
+	case !isHTML(kind), strings.Contains(kind, "utf-16"), strings.Contains(kind, "utf-32"):
 		return false
 	case encoding != "" && encoding != "identity":
 		return false
 	}
 	return !strings.HasPrefix(strings.ToLower(strings.TrimSpace(head.Get("Content-Disposition"))), "attachment")
+}
+
+func isHTML(contentType string) bool {
+	kind, _, _ := strings.Cut(contentType, ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "text/html")
+}
+
+// warnUnreadable tells why a document that may be HTML gets no script.
+func (d *document) warnUnreadable(head http.Header) {
+	switch kind := head.Get("Content-Type"); {
+	case kind == "":
+		d.hub.warn(d.entry.Name, "it has answered without a Content-Type: what the browser takes for HTML then does not reload by itself")
+	case isHTML(kind) && head.Get("Content-Encoding") != "":
+		d.hub.warn(d.entry.Name, "it has sent HTML compressed though it was asked not to: that does not reload by itself")
+	}
 }
 
 // prepare changes the head for a body with the script in it. What names or dates the body is not true of that, and a
@@ -142,9 +159,12 @@ func (d *document) Write(p []byte) (int, error) {
 	return d.ResponseWriter.Write(p)
 }
 
-// insert sends what was held, with the script at a place in it.
+// insert sends what was held, with the script at a place in it, unless it begins as UTF-16 does.
 func (d *document) insert(at int) error {
 	held := d.held
+	if held[0] >= 0xfe {
+		d.tag = ""
+	}
 	d.mode, d.held = passing, nil
 	out := make([]byte, 0, len(held)+len(d.tag))
 	out = append(append(append(out, held[:at]...), d.tag...), held[at:]...)

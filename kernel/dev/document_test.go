@@ -3,6 +3,7 @@ package dev
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -122,6 +123,22 @@ func TestDocumentIsNotHeldBack(t *testing.T) {
 			t.Errorf("the rest is held back: %d bytes so far", len(got))
 		}
 	})).ServeHTTP(w, opening("/"))
+}
+
+// A document that says with its first bytes that it is UTF-16 would be spoilt by a script in ASCII.
+func TestDocumentInUTF16(t *testing.T) {
+	h := testHub(t, State{Serving: true})
+	for _, text := range []string{"\xff\xfe<\x00p\x00", "\xfe\xff\x00<\x00p", "\xff\xfe"} {
+		resp := serve(h, opening("/"), func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			for _, c := range []byte(text) {
+				w.Write([]byte{c})
+			}
+		})
+		if got := body(t, resp); got != text {
+			t.Errorf("%q becomes %q", text, got)
+		}
+	}
 }
 
 func TestDocumentWithALongBeginning(t *testing.T) {
@@ -259,6 +276,41 @@ func TestApology(t *testing.T) {
 	resp = serve(h, httptest.NewRequest(http.MethodGet, "http://localhost/", nil), refuse)
 	if got := body(t, resp); got != "bad" || resp.Header.Get("Content-Type") != "text/plain" || resp.Header.Get("X-TQ-Build") != "failed" {
 		t.Errorf("a program gets %v\n%s", resp.Header, got)
+	}
+}
+
+// What failed on the release before is shown as what it is: the document is out of date when the page is mended by the
+// time it is written.
+func TestApologyForAnEarlierRelease(t *testing.T) {
+	h := testHub(t, State{Serving: true, Reloads: 7, Problems: []Problem{{Title: "old"}}})
+	resp := serve(h, opening("/"), func(w http.ResponseWriter, r *http.Request) {
+		h.Set(State{Name: "x", Serving: true, Reloads: 8, Problems: []Problem{{Title: "new"}}})
+		w.Header().Set("X-TQ-Error", "worker_closed")
+		w.WriteHeader(502)
+	})
+	if got := body(t, resp); !strings.Contains(got, `data-reloads="7"`) || !strings.Contains(got, "new") || strings.Contains(got, "old") {
+		t.Error(got)
+	}
+}
+
+// What cannot be read is told to the developer, whose page does not reload.
+func TestUnreadableDocumentIsTold(t *testing.T) {
+	for name, header := range map[string]http.Header{
+		"compressed": {"Content-Type": {"text/html"}, "Content-Encoding": {"gzip"}}, "Content-Type": nil,
+		"": {"Content-Type": {"image/png"}, "Content-Encoding": {"gzip"}},
+	} {
+		var told []string
+		h := New(Options{Page: func(_, _ string) string { return "x" }, Warn: func(_, text string) { told = append(told, text) }})
+		for range 2 {
+			serve(h, opening("/"), func(w http.ResponseWriter, r *http.Request) {
+				w.Header()["Content-Type"] = nil // as the proxy does
+				maps.Copy(w.Header(), header)
+				io.WriteString(w, doc)
+			})
+		}
+		if name == "" && len(told) > 0 || name != "" && (len(told) != 1 || !strings.Contains(told[0], name)) {
+			t.Errorf("%s: told %q", name, told)
+		}
 	}
 }
 

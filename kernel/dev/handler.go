@@ -207,7 +207,7 @@ func (h *Hub) await(ctx context.Context, page string) *entry {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.o.Wait())
 	defer cancel()
-	for e.Building {
+	for e.Building && changed != nil {
 		select {
 		case <-changed:
 			e, changed = h.state(page)

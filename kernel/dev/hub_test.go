@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -150,10 +151,40 @@ func TestWarnOnce(t *testing.T) {
 	if strings.Join(texts, ", ") != "a: x, b: x" {
 		t.Errorf("%q", texts)
 	}
-	for range 1000 {
-		h.warn(time.Now().String(), "y")
+	for i := range 1000 {
+		h.warn(strconv.Itoa(i), "y")
 	}
-	if len(h.warned) > 2000 {
-		t.Errorf("%d are kept", len(h.warned))
+	if len(h.warned) > maxWarned || len(texts) > maxWarned {
+		t.Errorf("%d are kept, %d were told", len(h.warned), len(texts))
 	}
+}
+
+// A page that comes back counts from 0: documents of the one before it must not take that for old news.
+func TestPageThatComesBack(t *testing.T) {
+	h := testHub(t, State{Serving: true, Reloads: 7})
+	h.Set(State{Name: "y", Reloads: 1})
+	x, _ := h.state("x")
+	y, _ := h.state("y")
+	h.Remove("x")
+	h.Set(State{Name: "x", Serving: true})
+	h.Set(State{Name: "y", Reloads: 1})
+	if now, _ := h.state("x"); now.Boot <= x.Boot {
+		t.Errorf("documents of boot %d are not told: %+v", x.Boot, now)
+	}
+	if now, _ := h.state("y"); now.Boot != y.Boot {
+		t.Errorf("another page is out of date, too: %+v", now)
+	}
+}
+
+func TestCloseLetsNobodyWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := testHub(t, State{Serving: true, Building: true})
+		time.AfterFunc(100*time.Millisecond, h.Close)
+		if got := asked(h, opening("/")); got != 100*time.Millisecond {
+			t.Errorf("waited %v for a build that will not be live", got)
+		}
+		if got := asked(h, opening("/")); got != 0 {
+			t.Errorf("waited %v after the end", got)
+		}
+	})
 }

@@ -109,6 +109,9 @@ func TestTrace(t *testing.T) {
 	if len(trace.lines) > maxTrace {
 		t.Errorf("%d lines are kept", len(trace.lines))
 	}
+	if got := trace.Add("panic: " + strings.Repeat("é", 64<<10)); len(got) != 1 || len([]rune(got[0])) > maxTraceWidth+1 {
+		t.Errorf("a line of %d bytes is kept", len(got[0]))
+	}
 }
 
 func TestPlaces(t *testing.T) {

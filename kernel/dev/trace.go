@@ -6,8 +6,10 @@ import (
 	"strings"
 )
 
-// maxTrace bounds the lines that are kept of a trace.
-const maxTrace = 100
+const (
+	maxTrace      = 100     // lines that are kept of a trace
+	maxTraceWidth = 4 << 10 // bytes that are kept of a line
+)
 
 // Trace gathers the last panic from what a worker prints on its standard error, line by line. The zero value is ready;
 // it is not safe for concurrent use.
@@ -23,6 +25,9 @@ var (
 
 // Add takes the next line. It gives the trace so far when the line belongs to one, nil otherwise.
 func (t *Trace) Add(line string) []string {
+	if len(line) > maxTraceWidth {
+		line = strings.ToValidUTF8(line[:maxTraceWidth], "") + "…"
+	}
 	switch {
 	case panicStart.MatchString(line) && !(t.open && strings.HasPrefix(line, "panic: ") && len(t.lines) < 5):
 		t.lines, t.open = []string{line}, true
