@@ -79,21 +79,20 @@ func (a *assets) bury() {
 
 // assetsChanged takes the changes that need no build.
 func (p *page) assetsChanged(changes []sdk.Change) {
-	var files []string
-	var mine []sdk.Change
-	for _, c := range changes {
-		if p.isInput(c.Path) {
-			continue
-		}
-		files = append(files, c.Path)
-		if p.built != nil && p.owns(c.Path) {
-			mine = append(mine, c)
-		}
-	}
-	if len(files) == 0 {
+	changes = slices.DeleteFunc(slices.Clone(changes), func(c sdk.Change) bool { return p.isInput(c.Path) })
+	if len(changes) == 0 {
 		return
 	}
+	files := make([]string, len(changes))
+	for i, c := range changes {
+		files[i] = c.Path
+	}
 	call := p.assets.tell(files, p.current)
+	if p.built == nil {
+		return
+	}
+	owns := p.owns()
+	mine := slices.DeleteFunc(changes, func(c sdk.Change) bool { return !owns(c.Path) })
 	if len(mine) == 0 {
 		return
 	}

@@ -219,8 +219,9 @@ func (p *page) devAssets(changes []sdk.Change) {
 	src := p.sources.Load()
 	var files []string
 	plain := true // nothing but stylesheets
+	owns := p.owns()
 	for _, c := range changes {
-		if src == nil || src.concerns(c, true) || !showsInBrowser(c.Path) || !p.owns(c.Path) {
+		if src == nil || src.concerns(c, true) || !showsInBrowser(c.Path) || !owns(c.Path) {
 			continue
 		}
 		if !slices.Contains(files, c.Path) {
@@ -250,18 +251,25 @@ func (d *devPage) shown(saved time.Time) {
 	}
 }
 
-// owns tells whether a file is the page's to show.
-func (p *page) owns(path string) bool {
-	owner := ""
+// owns gives what tells whether a file is the page's to show, for any number of files: it goes through all pages first.
+func (p *page) owns() func(path string) bool {
+	root, own := p.k.site.abs(p.k.config().Pages.Directory), p.route.Dir
+	var nearer, others []string // directories of pages that lie in the page's own, and of those that do not
 	for _, other := range p.k.routes.list() {
-		if dir := other.view.Load().page.Dir; below(dir, path) && len(dir) > len(owner) {
-			owner = dir
+		switch dir := other.view.Load().page.Dir; {
+		case below(own, dir):
+			nearer = append(nearer, dir)
+		case dir != own:
+			others = append(others, dir)
 		}
 	}
-	if owner == "" {
-		return below(p.k.site.abs(p.k.config().Pages.Directory), path)
+	return func(path string) bool {
+		holds := func(dir string) bool { return below(dir, path) }
+		if below(own, path) {
+			return !slices.ContainsFunc(nearer, holds)
+		}
+		return below(root, path) && !slices.ContainsFunc(others, holds)
 	}
-	return owner == p.route.Dir
 }
 
 // workFiles are what a page or a tool writes beside the source for itself: a reload at each change of such a file could
