@@ -242,6 +242,7 @@ func (t *trip) sendExpected() {
 	}
 	t.patient = true
 	_ = t.c.SetReadDeadline(time.Time{})
+	t.x.out.proceed()
 	t.startUpload()
 	t.upload.carryOn(t.c)
 }
