@@ -47,7 +47,7 @@ var (
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader passes informational answers on and notes the final one. A 100
-// is left to net/http, which says it when the body is first read.
+// is left to proceed.
 func (w *response) WriteHeader(status int) {
 	if status == http.StatusContinue {
 		return
@@ -67,6 +67,14 @@ func (w *response) WriteHeader(status int) {
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// proceed tells the client to go on with its body. net/http would do so when
+// the body is first read, but in the goroutine that reads, and while hints may
+// be written.
+func (w *response) proceed() {
+	w.arm()
+	w.ResponseWriter.WriteHeader(http.StatusContinue)
 }
 
 func (w *response) Write(p []byte) (int, error) {

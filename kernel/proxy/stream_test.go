@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -132,6 +133,33 @@ func TestContinueIsSaidOnce(t *testing.T) {
 			}
 		}
 		c.Close()
+	}
+}
+
+// TestHintRightAfterContinue: the client is told of both, one after the other.
+func TestHintRightAfterContinue(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
+		for head(r) != nil {
+			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+			r.Discard(5)
+			io.WriteString(c, ok)
+		}
+	})
+	conn, r := s.dial("")
+	for range 50 {
+		io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+		for _, status := range []int{100, 103} {
+			if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != status {
+				t.Fatalf("%v, %v", res, err)
+			}
+		}
+		io.WriteString(conn, "hello")
+		res, err := http.ReadResponse(r, nil)
+		must(t, err)
+		if body, err := io.ReadAll(res.Body); string(body) != "ok" || err != nil {
+			t.Fatalf("%s %q, %v", res.Status, body, err)
+		}
 	}
 }
 

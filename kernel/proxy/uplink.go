@@ -65,6 +65,7 @@ type trip struct {
 
 	in        []byte // what has come is in[r:w]
 	r, w      int
+	heard     bool // something has come
 	answer    answer
 	whole     bool        // the answer was read to its end, and no further
 	deadline  time.Time   // for the head of the answer; zero: none, or set when the body is sent
@@ -111,7 +112,7 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		}
 		t.x.now = time.Now()
 	}
-	t.c, t.n, t.r, t.w, t.whole, t.streaming = c, 0, 0, 0, false, false
+	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming = c, 0, 0, 0, false, false, false
 	err = t.exchange()
 	again = t.mayRepeat(err)
 	sound := err == nil && t.whole && t.r == t.w && !t.answer.last && t.sentWhole()
@@ -241,6 +242,7 @@ func (t *trip) sendExpected() {
 	}
 	t.patient = true
 	_ = t.c.SetReadDeadline(time.Time{})
+	t.x.out.proceed()
 	t.startUpload()
 	t.upload.carryOn(t.c)
 }
@@ -264,7 +266,7 @@ func (t *trip) watch() {
 // seeing it twice. A request of which nothing was written is not lost, since
 // what was read of its body is still in t.out.
 func (t *trip) mayRepeat(err error) bool {
-	if err == nil || !t.c.reused || t.w > 0 || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
+	if err == nil || !t.c.reused || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
 		return false
 	}
 	return t.n == 0 || t.x.body == nil && isRepeatable(t.x.in)
@@ -324,6 +326,7 @@ func (t *trip) read() error {
 		t.w += n
 		switch {
 		case n > 0:
+			t.heard = true
 			return nil // an error comes again
 		case !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend():
 			return early(err)
