@@ -10,7 +10,7 @@ const own = {
 	styles: Number(script.dataset.styles),
 	until: script.dataset.until,
 };
-const keys = { form: "tqserver:form:" + location.pathname + location.search, times: "tqserver:reloads", live: "tqserver:live" };
+const keys = { form: "tqserver:form:" + location.pathname + location.search, times: "tqserver:reloads:" + location.pathname, live: "tqserver:live" };
 const overlay = newOverlay();
 let leaving = false;
 let state = null; // of the own page, as last heard
@@ -57,7 +57,28 @@ function timing(page) {
 
 // Reloading
 
+// A reload would call back who has set out for another document, which a build may hold up, and which comes with the
+// state that asks for the reload. He gets some seconds to arrive. He may not: it was a download, or he has stopped it.
+
+let departed = 0, departing = false;
+globalThis.navigation?.addEventListener("navigate", (event) => {
+	if (!event.destination.sameDocument && event.downloadRequest === null && /^https?:/.test(event.destination.url)) departed = Date.now();
+});
+
+function letGo() {
+	if (departing) return true;
+	departing = Date.now() - departed < 60000;
+	departed = 0;
+	if (departing) setTimeout(() => {
+		departing = false;
+		own.reloads = -1;
+		heard(state);
+	}, 5000);
+	return departing;
+}
+
 function reload(page) {
+	if (letGo()) return;
 	const now = Date.now();
 	const times = (JSON.parse(stored(keys.times) ?? "[]")).filter((t) => now - t < 5000 && t <= now);
 	if (times.length >= 8) {
@@ -66,6 +87,7 @@ function reload(page) {
 		return;
 	}
 	leaving = true;
+	setTimeout(() => { leaving = false; }, 30000); // the reader has stopped it
 	store(keys.times, JSON.stringify([...times, now]));
 	store(keys.live, page.name);
 	store(keys.form, JSON.stringify(snapshot()));
@@ -92,7 +114,7 @@ function store(key, value) {
 // What a reload keeps: where the reader is, and what has been typed and opened. Passwords, files and card numbers are
 // never written down.
 
-const secret = /password|cc-|one-time-code/;
+const secret = /passw|cc-|one-time-code/i;
 
 function fields() {
 	const seen = new Map();
@@ -101,7 +123,7 @@ function fields() {
 		const n = seen.get(name) ?? 0;
 		seen.set(name, n + 1);
 		return { element, key: name + "|" + n };
-	}).filter(({ element }) => !/^(password|file|hidden|submit|button|image|reset)$/.test(element.type ?? "") && !secret.test(element.autocomplete ?? ""));
+	}).filter(({ element }) => !/^(password|file|hidden|submit|button|image|reset)$/.test(element.type ?? "") && !secret.test(element.autocomplete + " " + element.name)); // one that is being shown is of type text
 }
 
 // valueOf gives what a visitor has changed, or undefined: what is as the page sent it is to be as the new page sends it.
@@ -134,7 +156,7 @@ function setValue(element, value) {
 
 function snapshot() {
 	const all = fields();
-	const kept = { values: {}, scrolled: [], x: scrollX, y: scrollY };
+	const kept = { at: Date.now(), values: {}, scrolled: [], x: scrollX, y: scrollY };
 	for (const { element, key } of all) {
 		const value = valueOf(element);
 		if (value !== undefined) kept.values[key] = value;
@@ -158,6 +180,7 @@ function restore() {
 	if (!text) return;
 	store(keys.form, null);
 	const kept = JSON.parse(text);
+	if (Date.now() - kept.at > 60000) return; // that reload did not happen
 	for (const { element, key } of fields()) {
 		if (key in kept.values) setValue(element, kept.values[key]);
 		if (kept.focus?.key === key) refocus(element, kept.focus.range);
@@ -188,7 +211,8 @@ function refocus(element, range) {
 // It tells whether there was any.
 function restyle(names, all) {
 	const links = [...document.querySelectorAll('link[rel~="stylesheet"][href]')].filter((link) => new URL(link.href).origin === location.origin);
-	const named = links.filter((link) => names?.includes(decodeURIComponent(new URL(link.href).pathname.split("/").pop())));
+	const wanted = names?.flatMap((name) => [name, encodeURIComponent(name), encodeURI(name)]);
+	const named = links.filter((link) => wanted?.includes(new URL(link.href).pathname.split("/").pop()));
 	const chosen = named.length || !all ? named : links;
 	chosen.forEach(relink);
 	return chosen.length > 0;

@@ -3,16 +3,20 @@
 // of a page is kept, so that a document which comes later hears the newest at once.
 const ports = new Set();
 const pages = new Map();
+let pause = 500; // before the next try; the server may not be in dev mode any more
 
 function connect() {
 	const stream = new EventSource("events");
+	stream.onopen = () => { pause = 500; };
 	stream.onmessage = (event) => {
 		const page = JSON.parse(event.data);
 		pages.set(page.name, page);
 		for (const port of ports) port.postMessage(page);
 	};
 	stream.onerror = () => {
-		if (stream.readyState === EventSource.CLOSED) setTimeout(connect, 500); // it does not try again by itself
+		if (stream.readyState !== EventSource.CLOSED) return; // it tries again by itself
+		setTimeout(connect, pause);
+		pause = Math.min(2 * pause, 10000);
 	};
 }
 
