@@ -28,7 +28,8 @@ type EndpointOptions struct {
 	Page, Release, Worker string
 
 	// ResponseTimeout is how long the worker may take from the end of the
-	// request to its response headers; then the client gets 504. 0: no limit.
+	// request to its response headers, and before them to take the next bytes
+	// of a body; then the client gets 504. 0: no limit.
 	ResponseTimeout time.Duration
 
 	// IdleTimeout is after how long the worker closes an idle connection. The

@@ -183,6 +183,7 @@ func (t *trip) send() error {
 		t.patient = true
 		t.watch()
 		_ = t.c.SetDeadline(time.Time{})
+		t.upload.allow(t.c)
 	}
 	if err := t.write(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -230,6 +232,74 @@ func TestResponseTimeoutCountsFromTheEndOfTheRequest(t *testing.T) {
 	if e := s.entry(0); res.StatusCode != 504 || !strings.HasPrefix(e.Error, "response_timeout") || e.Duration < 3*limit {
 		t.Errorf("%s, logged %+v", res.Status, e)
 	}
+}
+
+// TestWorkerThatTakesNoBodyIsGivenUp: it neither reads the body nor answers.
+func TestWorkerThatTakesNoBodyIsGivenUp(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	e := s.raw(EndpointOptions{ResponseTimeout: 100 * time.Millisecond}, func(c net.Conn, r *bufio.Reader) {
+		head(r)
+		<-t.Context().Done()
+	})
+	for i, expect := range []string{"", "Expect: 100-continue\r\n"} {
+		conn, _ := s.dial("POST / HTTP/1.1\r\nHost: h\r\n" + expect + "Content-Length: 1000000000\r\n\r\n")
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			io.Copy(conn, zeros{})
+		}()
+		if e := s.entry(i); e.Status != 504 || !strings.HasPrefix(e.Error, "response_timeout") {
+			t.Errorf("logged %+v", e)
+		}
+		conn.Close()
+		<-sent
+	}
+	must(t, e.Drain(t.Context()))
+}
+
+// TestSlowWorkerGetsTheWholeBody: it takes a little each time before its time
+// is over.
+func TestSlowWorkerGetsTheWholeBody(t *testing.T) {
+	const size = 200_000
+	s := newSite(t, Options{}, BackendOptions{})
+	e, _ := s.worker(nil, EndpointOptions{ResponseTimeout: time.Minute})
+	s.backend.Set(e)
+	worker := &reluctant{left: size, done: make(chan struct{})}
+	kept := &workerConn{stream: worker, endpoint: e, raw: silent{}, look: func(uintptr) {}}
+	kept.seen.err = syscall.EAGAIN
+	e.pool.put(kept, time.Now())
+	r := s.request("POST", "/", io.LimitReader(zeros{}, size))
+	r.ContentLength = size
+	if res, body := s.do(r); res.StatusCode != 200 || body != "ok" {
+		t.Errorf("%s %q", res.Status, body)
+	}
+}
+
+// reluctant is a worker that answers when it has got the body.
+type reluctant struct {
+	scripted
+	left int // of the body
+	done chan struct{}
+}
+
+func (c *reluctant) Write(p []byte) (n int, err error) {
+	if head, body, ok := bytes.Cut(p, []byte("\r\n\r\n")); ok {
+		c.left -= len(body)
+		return len(head) + 4 + len(body), nil
+	}
+	if len(p) > 1000 {
+		p, err = p[:1000], os.ErrDeadlineExceeded
+	}
+	if c.left -= len(p); c.left == 0 {
+		c.text, c.step = []byte(ok), len(ok)
+		close(c.done)
+	}
+	return len(p), err
+}
+
+func (c *reluctant) Read(p []byte) (int, error) {
+	<-c.done
+	return c.scripted.Read(p)
 }
 
 func TestHintsDoNotReachHTTP10(t *testing.T) {

@@ -24,7 +24,7 @@ type uploader struct {
 	body    *requestBody
 	chunked bool
 	trailer http.Header   // filled when the body was read
-	timeout time.Duration // for the answer, counted from the end of the body
+	timeout time.Duration // for the answer, counted from when the worker last took something of the body
 
 	buf      *[uploadBuffer]byte
 	n        int // of buf, of the first piece
@@ -83,15 +83,14 @@ func (u *uploader) carryOn(c *workerConn) {
 	u.sending = make(chan struct{})
 	go func() {
 		defer close(u.sending)
-		u.send(c)
-		u.limit(c)
+		u.limit(c, u.send(c))
 	}()
 }
 
 // send copies the body. If the worker takes no more, that is the end of it,
-// since an answer may still come; if the client gives no more, the worker must
-// not take what it got for the whole.
-func (u *uploader) send(c *workerConn) {
+// since an answer may still come: the error says why. If the client gives no
+// more, the worker must not take what it got for the whole.
+func (u *uploader) send(c *workerConn) error {
 	n, err := u.first()
 	var frame []byte
 	for {
@@ -100,10 +99,8 @@ func (u *uploader) send(c *workerConn) {
 			frame = u.appendPiece(frame[:0], piece, err == io.EOF)
 			piece = frame
 		}
-		if len(piece) > 0 {
-			if _, failed := c.Write(piece); failed != nil {
-				return
-			}
+		if failed := u.write(c, piece); failed != nil {
+			return failed
 		}
 		if err != nil {
 			break
@@ -112,9 +109,32 @@ func (u *uploader) send(c *workerConn) {
 	}
 	if err == io.EOF {
 		u.sent = true
-		return
+		return nil
 	}
-	c.Close()
+	return c.Close()
+}
+
+// write goes on for as long as the worker takes something.
+func (u *uploader) write(c *workerConn, piece []byte) error {
+	for len(piece) > 0 {
+		u.allow(c)
+		n, err := c.Write(piece)
+		if err != nil && (n == 0 || !isTimeout(err)) {
+			return err
+		}
+		piece = piece[n:]
+	}
+	return nil
+}
+
+// allow gives the worker the time that it has to take something. Once it
+// answers, it may take as long as it likes.
+func (u *uploader) allow(c *workerConn) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.answered && u.timeout > 0 {
+		_ = c.SetWriteDeadline(time.Now().Add(u.timeout))
+	}
 }
 
 // first returns what was read of the body already but not sent, or reads.
@@ -126,16 +146,22 @@ func (u *uploader) first() (int, error) {
 	return u.n, u.err
 }
 
-// limit gives the worker the time that it has for an answer.
-func (u *uploader) limit(c *workerConn) {
+// limit gives the worker the time that it has for an answer. That is over if
+// it took nothing of the body for as long.
+func (u *uploader) limit(c *workerConn, sendErr error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.answered && u.timeout > 0 {
-		_ = c.SetReadDeadline(time.Now().Add(u.timeout))
+	if u.answered || u.timeout <= 0 {
+		return
 	}
+	end := time.Now()
+	if !isTimeout(sendErr) {
+		end = end.Add(u.timeout)
+	}
+	_ = c.SetReadDeadline(end)
 }
 
-// unlimit takes that back when the answer has begun.
+// unlimit takes all that back when the answer has begun.
 func (u *uploader) unlimit(c *workerConn) {
 	if u == nil || u.sending == nil {
 		return
@@ -143,7 +169,7 @@ func (u *uploader) unlimit(c *workerConn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.answered = true
-	_ = c.SetReadDeadline(time.Time{})
+	_ = c.SetDeadline(time.Time{})
 }
 
 // settle waits for the body to be sent if all of it was read. It reports
