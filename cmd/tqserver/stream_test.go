@@ -40,7 +40,9 @@ func newStreamSite(t *testing.T) *site {
 		files["pages/"+kind+"/handler.go"] = streamFile(t, "handler.go", "one")
 		files["pages/"+kind+"/main.go"] = streamFile(t, kind+"/main.go", "one")
 	}
-	return newSite(t, files)
+	s := newSite(t, files)
+	s.configure("", "keep_warm_ms: 0", "") // a worker that is replaced ends as soon as it can
+	return s
 }
 
 // in is the site as a subtest uses it.
