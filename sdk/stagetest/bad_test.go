@@ -151,6 +151,11 @@ func TestEachCheckCanFail(t *testing.T) {
 	running.Wait()
 	for i, b := range badPlugins {
 		t.Run(b.way, func(t *testing.T) {
+			for range 2 { // on a busy machine there may not even have been time to begin
+				if o := outcomes[i]; len(o.results) == 1 && strings.HasPrefix(o.results[0].Detail, "Init: ") && !strings.HasPrefix(b.want, "Init: ") {
+					outcomes[i] = runBad(t.Context(), path, b.way, b.slack)
+				}
+			}
 			if o := outcomes[i]; !errors.Is(o.err, ErrFailed) || len(o.results) != 1 {
 				t.Fatalf("got %v and the results %v, want that one check failed", o.err, o.results)
 			}
