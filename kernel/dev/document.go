@@ -104,7 +104,7 @@ func isHTML(contentType string) bool {
 // warnUnreadable tells why a document that may be HTML gets no script.
 func (d *document) warnUnreadable(head http.Header) {
 	switch kind := head.Get("Content-Type"); {
-	case kind == "":
+	case kind == "" && head.Get("Content-Length") != "0":
 		d.hub.warn(d.entry.Name, "it has answered without a Content-Type: what the browser takes for HTML then does not reload by itself")
 	case isHTML(kind) && head.Get("Content-Encoding") != "":
 		d.hub.warn(d.entry.Name, "it has sent HTML compressed though it was asked not to: that does not reload by itself")
