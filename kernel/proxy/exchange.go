@@ -70,7 +70,7 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
-		if t.expired != nil || t.dial != nil || resend > 0 {
+		if !t.until.IsZero() || t.dial != nil || resend > 0 {
 			x.now = time.Now()
 		}
 		err = x.via(e)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -258,6 +259,22 @@ func TestHoldIsBoundedInTimeAndNumber(t *testing.T) {
 		}
 		if b.Held() != 0 {
 			t.Errorf("%d still held", b.Held())
+		}
+	})
+}
+
+// TestHoldEndsOnce: the endpoint that was handed over just when the time was
+// up takes no connections, so that the request waits again.
+func TestHoldEndsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turn := turn{backend: NewBackend("p", hold(3*time.Second, 2))}
+		begin := time.Now()
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if _, err := turn.next(ctx); !errors.Is(err, errHoldTimeout) || time.Since(begin) != 3*time.Second {
+				t.Errorf("%v after %v", err, time.Since(begin))
+			}
+			cancel()
 		}
 	})
 }

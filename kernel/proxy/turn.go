@@ -30,7 +30,7 @@ type turn struct {
 	seen    *endpointSet // the set that was searched last
 	avoid   []*Endpoint  // those of seen that could not be reached
 	dial    error        // why the last of them could not
-	expired <-chan time.Time
+	until   time.Time // the end of all waits; zero: there was none yet
 	max     int
 }
 
@@ -106,10 +106,12 @@ func (t *turn) wait(ctx context.Context) (handover, error) {
 	if w == nil {
 		return handover{}, err
 	}
+	timer := time.NewTimer(time.Until(t.until))
+	defer timer.Stop()
 	select {
 	case h := <-w.ready:
 		return h, h.err
-	case <-t.expired:
+	case <-timer.C:
 		err = t.giveUp(errHoldTimeout)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
@@ -127,12 +129,12 @@ func (t *turn) wait(ctx context.Context) (handover, error) {
 // queue puts the request at the end of the queue, unless it must not wait or
 // need not.
 func (t *turn) queue() (*waiter, error) {
-	if t.expired == nil {
+	if t.until.IsZero() {
 		timeout, max := t.backend.o.Hold()
 		if timeout <= 0 {
 			max = 0
 		}
-		t.expired, t.max = time.After(timeout), max
+		t.until, t.max = time.Now().Add(timeout), max
 	}
 	b := t.backend
 	b.mu.Lock()

@@ -155,3 +155,15 @@ func TestH2CUpgradeIsNotForwarded(t *testing.T) {
 		t.Errorf("worker saw %v", h)
 	}
 }
+
+// TestHTTP10DoesNotUpgrade: RFC 9110 7.8 wants the offer ignored.
+func TestHTTP10DoesNotUpgrade(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	s.serve(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Upgrade")) })
+	_, r := s.dial(strings.Replace(askEcho, "HTTP/1.1", "HTTP/1.0", 1))
+	res, err := http.ReadResponse(r, nil)
+	must(t, err)
+	if body, err := io.ReadAll(res.Body); res.StatusCode != 200 || string(body) != "" || err != nil {
+		t.Errorf("%s %q, %v", res.Status, body, err)
+	}
+}

@@ -93,9 +93,11 @@ func (t *trip) release() {
 
 func (t *trip) prepare(x *exchange, e *Endpoint) error {
 	t.x, t.e = x, e
-	if x.body != nil {
-		t.expects = x.in.ProtoAtLeast(1, 1) && hasToken(x.in.Header.Get("Expect"), "100-continue")
-	} else {
+	switch {
+	case !x.in.ProtoAtLeast(1, 1): // knows neither
+	case x.body != nil:
+		t.expects = hasToken(x.in.Header.Get("Expect"), "100-continue")
+	default:
 		t.upgrade = askedUpgrade(x.in.Header)
 	}
 	var err error
