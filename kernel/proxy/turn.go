@@ -30,7 +30,7 @@ type turn struct {
 	seen    *endpointSet // the set that was searched last
 	avoid   []*Endpoint  // those of seen that could not be reached
 	dial    error        // why the last of them could not
-	until   time.Time // the end of all waits; zero: there was none yet
+	until   time.Time    // the end of all waits; zero: there was none yet
 	max     int
 }
 
