@@ -8,10 +8,6 @@ import (
 	"time"
 )
 
-// maxResend bounds how often a request whose pooled connection turned out to
-// be dead is sent again. A dead worker is noticed by the dial that follows.
-const maxResend = 3
-
 // exchange is one request and its answer on their way through the proxy. It
 // belongs to the goroutine of the request.
 type exchange struct {
@@ -62,29 +58,25 @@ func (x *exchange) serve() *fault {
 }
 
 // deliver tries endpoints until one has the request. It goes on only while
-// nothing of the request can have been executed.
+// nothing of the request has reached a worker.
 func (x *exchange) deliver(t *turn) *fault {
-	for resend := 0; ; {
+	for {
 		e, err := t.next(x.in.Context())
 		if err != nil {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
-		if !t.until.IsZero() || t.dial != nil || resend > 0 {
+		if !t.until.IsZero() || t.dial != nil {
 			x.now = time.Now()
 		}
-		err = x.via(e)
-		if err == nil {
+		if err = x.via(e); err == nil {
 			return nil
 		}
-		if x.out.started || x.in.Context().Err() != nil {
+		dial, ok := errors.AsType[*dialError](err)
+		if !ok || isLocalLimit(err) || x.in.Context().Err() != nil {
 			return x.diagnose(err)
 		}
-		if dial, ok := errors.AsType[*dialError](err); ok && !isLocalLimit(err) {
-			t.unreachable(e, dial)
-		} else if resend++; resend > maxResend || !x.unsent(err) {
-			return x.diagnose(err)
-		}
+		t.unreachable(e, dial)
 	}
 }
 
@@ -98,13 +90,6 @@ func (x *exchange) via(e *Endpoint) error {
 		_ = x.out.control.EnableFullDuplex()
 	}
 	return x.proxy.forward.forward(x, e)
-}
-
-// unsent reports whether a request that failed with err cannot have been seen
-// by a worker, and is still there to be sent to another. The forwarder itself
-// repeats requests without a body when that is safe.
-func (x *exchange) unsent(err error) bool {
-	return !x.sent && x.body != nil && !x.body.wasTouched() && x.in.Header.Get("Expect") == "" && !isTimeout(err)
 }
 
 // diagnose says which part failed.

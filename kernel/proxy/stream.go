@@ -197,7 +197,6 @@ type requestBody struct {
 	timeout time.Duration
 
 	mu      sync.Mutex
-	touched bool // Read was called
 	reading bool // in Read
 	read    bool // to its end
 	ended   bool
@@ -227,7 +226,7 @@ func (b *requestBody) beforeRead() error {
 	if b.ended {
 		return errBodyEnded
 	}
-	b.touched, b.reading = true, true
+	b.reading = true
 	if b.timeout > 0 && !b.read {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.timeout))
 	}
@@ -248,15 +247,6 @@ func (b *requestBody) afterRead(err error) {
 		// net/http now reads on to see the client go away; that must not time out.
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
-}
-
-func (b *requestBody) wasTouched() bool {
-	if b == nil {
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.touched
 }
 
 func (b *requestBody) wasRead() bool {

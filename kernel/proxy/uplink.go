@@ -45,7 +45,7 @@ func (uplink) forward(x *exchange, e *Endpoint) error {
 		x.now = time.Now()
 		_, err = t.attempt(nil)
 	}
-	if _, ok := errors.AsType[*dialError](err); ok && x.body.wasTouched() {
+	if _, ok := errors.AsType[*dialError](err); ok && t.upload != nil {
 		return fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err) // no other worker can be given what was read of the body
 	}
 	return err
@@ -199,7 +199,6 @@ func (t *trip) write() error {
 	for {
 		n, err := t.c.Write(t.out[t.n:])
 		t.n += n
-		t.x.sent = t.x.sent || n > 0
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend() {
 			return err
 		}
@@ -263,16 +262,16 @@ func (t *trip) watch() {
 	}
 }
 
-// mayRepeat reports whether the request can be sent once more after err: over
-// a connection that was used before and broke before any of the answer came,
-// when the worker cannot have seen the request or nothing is wrong with its
-// seeing it twice. A request of which nothing was written is not lost, since
-// what was read of its body is still in t.out.
+// mayRepeat reports whether the request can be sent once more after err: the
+// connection broke before any of the answer came, when the worker cannot have
+// seen the request; or when it had been used before, and nothing is wrong with
+// the worker's seeing the request twice. A request of which nothing was written
+// is not lost, since what was read of its body is still in t.out.
 func (t *trip) mayRepeat(err error) bool {
-	if err == nil || !t.c.reused || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
+	if err == nil || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
 		return false
 	}
-	return t.n == 0 || t.x.body == nil && isRepeatable(t.x.in)
+	return t.n == 0 || t.c.reused && t.x.body == nil && isRepeatable(t.x.in)
 }
 
 // isRepeatable is the rule of net/http for requests without a body.
