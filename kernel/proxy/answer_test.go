@@ -209,6 +209,21 @@ func TestTrailersThatSayTooMuchAreDropped(t *testing.T) {
 	}
 }
 
+// TestTrailerIsNotTheHeader: they can have fields of the same name.
+func TestTrailerIsNotTheHeader(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	for tail, want := range map[string]string{"X-A: tail\r\n": "[tail]", "": "[]"} {
+		s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
+			head(r)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nX-A: head\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n"+tail+"\r\n")
+		})
+		res, body := s.get("/")
+		if got := fmt.Sprint(res.Trailer["X-A"]); got != want || res.Header.Get("X-A") != "head" || body != "hi" {
+			t.Errorf("%q: header %q, trailer %s, %q", tail, res.Header.Get("X-A"), got, body)
+		}
+	}
+}
+
 // FuzzResponse holds the uplink against net/http: what it lets pass, net/http
 // reads the same way.
 func FuzzResponse(f *testing.F) {

@@ -256,12 +256,15 @@ func (t *trip) copyTrailers() error {
 // setTrailers has net/http send the trailers: under their names if they were
 // announced, else as its TrailerPrefix wants it.
 func (t *trip) setTrailers() {
+	names := announced(t.answer.fields)
+	h := t.x.out.Header()
+	for _, name := range names {
+		delete(h, name) // a field of the header, which net/http has passed on, is no trailer
+	}
 	if len(t.trailers) == 0 {
 		return
 	}
 	t.flush() // or net/http counts a short body, and has no place for trailers
-	names := announced(t.answer.fields)
-	h := t.x.out.Header()
 	for _, f := range t.trailers {
 		if !isTrailer(f.name) {
 			continue

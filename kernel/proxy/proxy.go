@@ -44,12 +44,12 @@ type Options struct {
 	Reveal func() bool
 }
 
-// Timeouts bound how long a client may stand still. Each is reset whenever a
-// byte moves, so neither limits the length of a transfer, and time spent
-// waiting for a worker never counts. 0 is no limit.
+// Timeouts bound how long a client may stand still. Neither limits the length
+// of a transfer, and time spent waiting for a worker never counts. 0 is no
+// limit.
 type Timeouts struct {
 	Read  time.Duration // for the next bytes of the request body
-	Write time.Duration // for the client to take what was written
+	Write time.Duration // for the client to take what is written at a time, 64 KiB at most
 }
 
 // Proxy is an [http.Handler] that forwards to the workers of pages. It is safe
