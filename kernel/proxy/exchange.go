@@ -97,7 +97,11 @@ func (x *exchange) diagnose(err error) *fault {
 	if f := asFault(err); f != nil {
 		return f
 	}
-	if bodyErr := x.body.failure(); bodyErr != nil {
+	bodyErr := x.body.failure()
+	if x.in.Context().Err() != nil {
+		bodyErr = x.body.lastFailure()
+	}
+	if bodyErr != nil {
 		if isTimeout(bodyErr) {
 			return &fault{http.StatusRequestTimeout, kindReadTimeout, bodyErr}
 		}

@@ -268,6 +268,22 @@ func (b *requestBody) failure() error {
 	return b.err
 }
 
+// lastFailure is failure for when the request's context has ended. net/http ends
+// it in the midst of a read that fails: its result is about to come.
+func (b *requestBody) lastFailure() error {
+	if b == nil {
+		return nil
+	}
+	late := time.AfterFunc(settleTimeout, func() { b.end(0) })
+	defer late.Stop()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.reading {
+		b.idle.Wait()
+	}
+	return b.err
+}
+
 // end makes further reads fail, breaks off one that is blocked, and gives
 // net/http limit to get rid of what is left of the body; it would wait for the
 // client without end. The read must be over before the limit is set, because
