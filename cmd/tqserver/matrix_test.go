@@ -327,7 +327,10 @@ func (m *matrix) leavesNothing() {
 		}
 		return nil
 	})
-	if left := listFiles(m.tmp); len(left) > 0 {
+	left := slices.DeleteFunc(listFiles(m.tmp), func(f string) bool { // a C compiler that the go command asks for its version, killed with it
+		return strings.HasPrefix(filepath.Base(f), "cc") && filepath.Ext(f) == ".s"
+	})
+	if len(left) > 0 {
 		m.t.Errorf("files are left: %q", left)
 	}
 	// One copy may be there: of a plugin that was replaced so lately that it could have come back.
