@@ -32,8 +32,10 @@ type Options struct {
 	// next one. Nil: no timeouts.
 	Timeouts func() Timeouts
 
-	// Log is called once per finished request, in the request's goroutine.
-	Log func(Entry)
+	// Log is called once per finished request, in the request's goroutine. The
+	// entry and its strings are valid during the call only, since they may be
+	// views of a buffer: what is to be kept has to be copied ([Entry.Clone]).
+	Log func(*Entry)
 
 	// ErrorLog gets what net/http has to say about broken connections and
 	// panics, one line without its newline per call. Nil: dropped.
@@ -71,7 +73,7 @@ func New(o Options) *Proxy {
 		o.Timeouts = func() Timeouts { return Timeouts{} }
 	}
 	if o.Log == nil {
-		o.Log = func(Entry) {}
+		o.Log = func(*Entry) {}
 	}
 	if o.ErrorLog == nil {
 		o.ErrorLog = func(string) {}
