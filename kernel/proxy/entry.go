@@ -37,9 +37,9 @@ func (e *Entry) Clone() Entry {
 func (x *exchange) entry(f *fault) *Entry {
 	e := &Entry{
 		Time:      x.start,
-		Method:    x.in.Method,
-		Path:      x.in.URL.EscapedPath(),
-		Host:      printable(x.in.Host),
+		Method:    x.method,
+		Path:      x.side.path(),
+		Host:      printable(x.host),
 		Page:      x.page,
 		RequestID: x.id,
 		Client:    x.client(),

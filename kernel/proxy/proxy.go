@@ -112,16 +112,13 @@ func (p *Proxy) Lookup(host, path string) (Route, bool) {
 // the connection and the client can tell.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
-	f := x.serve()
-	if f != nil {
-		x.refuse(f)
+	path, f := target(r)
+	if f == nil {
+		f = x.serve(path)
 	}
-	if x.endpoint != nil && x.failed(f) {
-		x.endpoint.failures.Add(1)
-	}
+	abort := x.conclude(f)
 	x.now = time.Now()
-	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
-	x.end(abort)
+	x.side.(*response).end(abort)
 	p.o.Log(x.entry(f))
 	if abort && !x.out.hijacked {
 		panic(http.ErrAbortHandler)
