@@ -3,7 +3,6 @@ package proxy
 import (
 	"io"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,15 +85,15 @@ var (
 
 func (c *strictConn) Read(p []byte) (int, error) {
 	for len(p) > 0 {
-		switch n := c.take(p); {
-		case n > 0:
+		if c.offer.Load() == offerDeclined {
+			return 0, io.EOF
+		}
+		if n := c.take(p); n > 0 {
 			return n, nil
-		case c.failed != nil:
-			err := c.failed
+		}
+		if err := c.failed; err != nil {
 			c.failed = io.EOF // net/http would answer the same error once more
 			return 0, err
-		case c.offer.Load() == offerDeclined:
-			return 0, io.EOF
 		}
 		if n, err := c.receive(p); n > 0 || err != nil {
 			return n, err
@@ -148,8 +147,11 @@ func (c *strictConn) receive(p []byte) (int, error) {
 	k, bad := c.judge(p[:n])
 	if k < n || bad != nil {
 		c.hold(p[k:n])
-		if bad != nil {
+		switch {
+		case bad != nil:
 			c.refuse(bad)
+		case c.at == atRaw:
+			c.ok = len(c.buf)
 		}
 	}
 	return k, nil // an error comes again
@@ -248,23 +250,6 @@ func (c *strictConn) refuse(err error) {
 	c.refused.Store(true)
 }
 
-// appendRefused adds a request for net/http, of which it has got given bytes.
-func appendRefused(b []byte, given int, err error) []byte {
-	switch {
-	case given == 0:
-		b = append(b, "- "...)
-	case b[len(b)-1] != ' ':
-		b = append(b, ' ')
-	}
-	b = append(b, refusedPath...)
-	for i := range refusals {
-		if err == &refusals[i] {
-			b = strconv.AppendInt(b, int64(i), 10)
-		}
-	}
-	return append(b, " HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n"...)
-}
-
 // methodIn returns how much of the method, and of the space behind it, is at
 // the beginning of b, up to earlyBytes.
 func methodIn(b []byte) int {
@@ -334,26 +319,4 @@ func (c *strictConn) Close() error {
 	return c.Conn.Close()
 }
 
-var (
-	strictBuffers = sync.Pool{New: func() any { return new([strictBuffer]byte) }}
-	requests      = sync.Pool{New: func() any { return new(request) }}
-)
-
-// release gives r back. Nothing of it must be used any more.
-func (r *request) release() {
-	clear(r.fields)
-	*r = request{fields: r.fields[:0]}
-	requests.Put(r)
-}
-
-// offersUpgrade is askedUpgrade for a request without a body.
-func (r *request) offersUpgrade() bool {
-	protocol, asked := "", false
-	for _, f := range r.fields {
-		if f.name == "Upgrade" && protocol == "" {
-			protocol = f.value
-		}
-		asked = asked || f.name == "Connection" && hasToken(f.value, "upgrade")
-	}
-	return asked && !r.old && protocol != "" && !strings.EqualFold(protocol, "h2c")
-}
+var strictBuffers = sync.Pool{New: func() any { return new([strictBuffer]byte) }}
