@@ -76,7 +76,7 @@ func TestNothingOfARefusedHeadPasses(t *testing.T) {
 		"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n":                              400,
 		"OPTIONS / HTTP/1.1\r\nX: " + strings.Repeat("y", 9000) + "\r\n\r\n": 431,
 		"HEAD /" + strings.Repeat("y", 9000) + " HTTP/1.1\r\n\r\n":           414,
-		"\x16\x03\x01\x02\x00\x01": 400,
+		"\x16\x03\x01\x02\x00\x01":                                           400,
 	} {
 		for _, before := range []string{"", wellFormed} {
 			for _, piece := range []int{1, 7, 1 << 20} {
