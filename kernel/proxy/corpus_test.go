@@ -188,7 +188,7 @@ func (w *witness) check(raw []byte) {
 		err = r.parse(bytes.Clone(raw[:end]))
 	}
 	if err != nil && err != error(&refusals[manyFields]) { // some are added
-		w.t.Errorf("the worker got %q: %v", raw, err)
+		w.t.Errorf("the worker got %.400q: %v", raw, err)
 		return
 	}
 	body := raw[end:]
