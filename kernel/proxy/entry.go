@@ -35,7 +35,7 @@ func (e *Entry) Clone() Entry {
 }
 
 func (x *exchange) entry(f *fault) *Entry {
-	e := &Entry{
+	x.entered = Entry{
 		Time:      x.start,
 		Method:    x.method,
 		Path:      x.side.path(),
@@ -47,6 +47,7 @@ func (x *exchange) entry(f *fault) *Entry {
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),
 	}
+	e := &x.entered
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
 	}

@@ -43,6 +43,7 @@ type exchange struct {
 	upload   *uploader // what sends the body; nil until it is begun
 	out      outcome
 	now      time.Time // a moment ago
+	entered  Entry     // in the log
 }
 
 // outcome is what has become of an answer.

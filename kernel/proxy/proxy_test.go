@@ -30,6 +30,7 @@ type site struct {
 	*Proxy
 	t       *testing.T
 	backend *Backend
+	lane    *Lane // nil: all is served by net/http
 	addr    string
 	client  *http.Client
 
@@ -38,6 +39,12 @@ type site struct {
 }
 
 func newSite(t *testing.T, o Options, bo BackendOptions) *site {
+	t.Helper()
+	return newSiteIn(t, *fastLane, o, bo)
+}
+
+// newSiteIn is newSite with or without lane R in front.
+func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
 	t.Helper()
 	s := &site{t: t}
 	o.Log = func(e *Entry) {
@@ -52,6 +59,11 @@ func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	must(t, err)
 	s.addr = l.Addr().String()
 	server := s.Server("", func() (time.Duration, time.Duration) { return 5 * time.Second, 30 * time.Second })
+	if fast {
+		f := newFastSite(s.Proxy, l, laneTimeouts(5*time.Second, 30*time.Second))
+		s.lane, l = f.lane, f
+		t.Cleanup(f.stop)
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); server.Serve(l) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
