@@ -117,7 +117,7 @@ func (k *call) Write(p []byte) (int, error) {
 }
 
 func (k *call) flush() {
-	if len(k.out) == 0 {
+	if len(k.out) == 0 || k.x.out.err != nil {
 		return
 	}
 	k.arm()

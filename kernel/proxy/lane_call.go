@@ -267,6 +267,7 @@ func (k *call) finish() *fault {
 func (k *call) conclude(f *fault) bool {
 	x := &k.x
 	abort := x.conclude(f)
+	k.flush() // of an answer that is cut short, the client gets what there was
 	if k.conn.leave.end() {
 		k.first = time.Time{}
 	}

@@ -44,12 +44,12 @@ func (l *leave) watch() context.Context {
 	l.absence, l.begin = context.WithCancel(context.Background())
 	l.finished = make(chan struct{})
 	_ = l.conn.tcp.SetReadDeadline(time.Time{})
-	go func(begin context.CancelFunc) {
-		defer close(l.finished)
+	go func(begin context.CancelFunc, finished chan<- struct{}) {
+		defer close(finished)
 		if l.conn.raw.Read(l.conn.look) == nil && l.conn.left() || l.conn.gone.Load() {
 			begin()
 		}
-	}(l.begin)
+	}(l.begin, l.finished)
 	return l.absence
 }
 
