@@ -159,6 +159,9 @@ func (x *exchange) diagnose(err error) *fault {
 	if x.side.context().Err() != nil {
 		bodyErr = x.body.lastFailure()
 	}
+	if bad, ok := errors.AsType[*refusal](bodyErr); ok {
+		return &fault{bad.status, kindBadRequest, bad}
+	}
 	if bodyErr != nil {
 		if isTimeout(bodyErr) {
 			return &fault{http.StatusRequestTimeout, kindReadTimeout, bodyErr}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -21,9 +20,9 @@ type LaneOptions struct {
 	// Idle is how long a connection may be unused between requests.
 	Idle func() time.Duration
 
-	// HandOver takes over a connection that the lane does not serve, with the
-	// bytes that were read from it in front. It must not block for long.
-	HandOver func(net.Conn)
+	// HandOver takes over a connection that the lane does not serve, and what
+	// was read of it already. It must not block for long.
+	HandOver func(c net.Conn, early []byte)
 
 	// Ready reports whether requests can be routed; while they cannot,
 	// connections are handed over. Nil: always.
@@ -71,7 +70,7 @@ func (l *Lane) Serve(conn net.Conn) {
 	l.accepted.Add(1)
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
-		l.handOver(handNotTCP, conn)
+		l.handOver(handNotTCP, conn, nil)
 		return
 	}
 	c, err := newLaneConn(l, tcp)
@@ -157,9 +156,9 @@ func (l *Lane) remove(c *laneConn) {
 	}
 }
 
-func (l *Lane) handOver(why reason, conn net.Conn) {
+func (l *Lane) handOver(why reason, conn net.Conn, early []byte) {
 	l.handed[why].Add(1)
-	l.o.HandOver(conn)
+	l.o.HandOver(conn, early)
 }
 
 // reason is why a connection is handed over.
@@ -180,27 +179,4 @@ const (
 
 func (r reason) String() string {
 	return [reasons]string{"not_tcp", "refused", "version", "target", "method", "upgrade", "expect", "body", "not_ready"}[r]
-}
-
-// unread is a connection with bytes that were read from it already. The
-// embedded type lends what net/http and the kernel use of a TCP connection.
-type unread struct {
-	*net.TCPConn
-	bytes []byte
-}
-
-func (c *unread) Read(p []byte) (int, error) {
-	if len(c.bytes) == 0 {
-		return c.TCPConn.Read(p)
-	}
-	n := copy(p, c.bytes)
-	if c.bytes = c.bytes[n:]; len(c.bytes) == 0 {
-		c.bytes = nil
-	}
-	return n, nil
-}
-
-// WriteTo would pass over the bytes if it were that of the connection.
-func (c *unread) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{c})
 }

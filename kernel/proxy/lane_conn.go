@@ -155,7 +155,7 @@ func (c *laneConn) cut() {
 // handOver gives the connection away with what was read of it.
 func (c *laneConn) handOver(why reason, rest []byte) {
 	_ = c.tcp.SetDeadline(time.Time{})
-	c.lane.handOver(why, &unread{TCPConn: c.tcp, bytes: rest})
+	c.lane.handOver(why, c.tcp, rest)
 }
 
 // end closes the connection after the client had the time to read the answer.

@@ -42,7 +42,8 @@ func (f *fastSite) accept() {
 	}
 }
 
-func (f *fastSite) take(c net.Conn) {
+func (f *fastSite) take(c net.Conn, early []byte) {
+	c = Strict(c, early)
 	select {
 	case f.handed <- c:
 	case <-f.closed:

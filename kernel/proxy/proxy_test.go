@@ -38,6 +38,17 @@ type site struct {
 	log []Entry
 }
 
+// strictListener puts the filter in front of net/http.
+type strictListener struct{ net.Listener }
+
+func (l strictListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return Strict(c, nil), nil
+}
+
 func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	t.Helper()
 	return newSiteIn(t, *fastLane, o, bo)
@@ -65,7 +76,7 @@ func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
 		t.Cleanup(f.stop)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); server.Serve(l) }()
+	go func() { defer close(done); server.Serve(strictListener{l}) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 	s.client = &http.Client{Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

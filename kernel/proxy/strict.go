@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"net/http"
 	"strings"
+	"sync"
 )
 
 // Bounds of what a client may send in front of a body.
@@ -11,77 +11,6 @@ const (
 	maxRequestLine   = 8 << 10  // bytes, of the first line and of every other
 	maxRequestFields = 100
 )
-
-// refusal is why a request is not taken from a client: two readers could
-// understand it differently, or it is too large.
-type refusal struct {
-	status int
-	why    string
-}
-
-func (r *refusal) Error() string { return r.why }
-
-// The refusals, as indexes of refusals.
-const (
-	badStart = iota
-	badLineEnd
-	badRequestLine
-	badVersion
-	badTargetByte
-	badTargetForm
-	badEscape
-	badFieldLine
-	badFieldName
-	badFieldValue
-	badHost
-	manyHosts
-	noHost
-	badLength
-	manyLengths
-	badCoding
-	badOldCoding
-	badBoth
-	badTrailerName
-	badChunkSize
-	badChunkExtension
-	badChunkEnd
-	badTrailer
-	longLine
-	longField
-	longHead
-	manyFields
-	countOfRefusals
-)
-
-var refusals = [countOfRefusals]refusal{
-	badStart:          {http.StatusBadRequest, "request does not begin with a method"},
-	badLineEnd:        {http.StatusBadRequest, "a line of the header does not end in CRLF"},
-	badRequestLine:    {http.StatusBadRequest, "malformed request line"},
-	badVersion:        {http.StatusHTTPVersionNotSupported, "HTTP version is neither 1.0 nor 1.1"},
-	badTargetByte:     {http.StatusBadRequest, "target holds a control character, a backslash or a #"},
-	badTargetForm:     {http.StatusBadRequest, "target is not a path or an http URL"},
-	badEscape:         {http.StatusBadRequest, "malformed percent encoding in the path"},
-	badFieldLine:      {http.StatusBadRequest, "header line without a name"},
-	badFieldName:      {http.StatusBadRequest, "header name is not a token"},
-	badFieldValue:     {http.StatusBadRequest, "control character in a header"},
-	badHost:           {http.StatusBadRequest, "malformed Host"},
-	manyHosts:         {http.StatusBadRequest, "more than one Host"},
-	noHost:            {http.StatusBadRequest, "no Host"},
-	badLength:         {http.StatusBadRequest, "malformed Content-Length"},
-	manyLengths:       {http.StatusBadRequest, "more than one Content-Length"},
-	badCoding:         {http.StatusBadRequest, "Transfer-Encoding is not just chunked"},
-	badOldCoding:      {http.StatusBadRequest, "Transfer-Encoding in HTTP/1.0"},
-	badBoth:           {http.StatusBadRequest, "both Content-Length and Transfer-Encoding"},
-	badTrailerName:    {http.StatusBadRequest, "Trailer announces a field about the framing"},
-	badChunkSize:      {http.StatusBadRequest, "malformed chunk size"},
-	badChunkExtension: {http.StatusBadRequest, "malformed or too long chunk extension"},
-	badChunkEnd:       {http.StatusBadRequest, "no CRLF after a chunk"},
-	badTrailer:        {http.StatusBadRequest, "malformed or too long trailer"},
-	longLine:          {http.StatusRequestURITooLong, "request line is too long"},
-	longField:         {http.StatusRequestHeaderFieldsTooLarge, "header line is too long"},
-	longHead:          {http.StatusRequestHeaderFieldsTooLarge, "header is too long"},
-	manyFields:        {http.StatusRequestHeaderFieldsTooLarge, "too many header fields"},
-}
 
 // request is the head of a client's request, read more strictly than net/http
 // does: what is accepted here has one meaning only. Its strings are parts of
@@ -297,4 +226,25 @@ func (r *request) announcesFraming() bool {
 		}
 	}
 	return false
+}
+
+// offersUpgrade is askedUpgrade for a request without a body.
+func (r *request) offersUpgrade() bool {
+	protocol, asked := "", false
+	for _, f := range r.fields {
+		if f.name == "Upgrade" && protocol == "" {
+			protocol = f.value
+		}
+		asked = asked || f.name == "Connection" && hasToken(f.value, "upgrade")
+	}
+	return asked && !r.old && protocol != "" && !strings.EqualFold(protocol, "h2c")
+}
+
+var requests = sync.Pool{New: func() any { return new(request) }}
+
+// release gives r back. Nothing of it must be used any more.
+func (r *request) release() {
+	clear(r.fields)
+	*r = request{fields: r.fields[:0]}
+	requests.Put(r)
 }

@@ -99,7 +99,7 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("routed by %q, %v; in net/http by %q, %v", path, refused, wantPath, wantRefused)
 		}
 		forwarded := string((&response{in: want}).appendTarget(nil))
-		if forwarded != forwardedTarget(&r) && refused == nil {
+		if refused == nil && forwarded != forwardedTarget(&r) {
 			t.Fatalf("forwarded as %q, in net/http as %q", forwardedTarget(&r), forwarded)
 		}
 	})

@@ -2,6 +2,6 @@ package proxy
 
 import "unsafe"
 
-// view returns b as a string without copying it. The string is valid only until
-// b is written to: whoever keeps it longer must clone it first.
+// view returns b as a string that shares its bytes: it is valid, and constant
+// as strings have to be, for as long as nobody writes to them.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
