@@ -121,7 +121,7 @@ func (k *Kernel) open() (err error) {
 			s := k.config().Server
 			return proxy.Timeouts{Read: s.ReadTimeout, Write: s.WriteTimeout}
 		},
-		Log:      k.logRequest,
+		Log:      newAccessLog(k).write,
 		ErrorLog: func(line string) { k.log.Debug(line) },
 	})
 	k.warnAttached()
