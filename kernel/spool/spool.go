@@ -23,7 +23,7 @@ type Options struct {
 	MemoryLimit   int64         // bytes of waiting lines in memory; default 8 MiB. While the disk takes its time, 16 MiB or as much again on top
 	SpillLimit    int64         // bytes of spill files; default 256 MiB
 	FlushInterval time.Duration // a line waits this long for others to make a batch with; default 50 ms
-	BatchBytes    int           // text of a batch; default 64 KiB, at most an eighth of MemoryLimit
+	BatchBytes    int           // text of a batch; default 256 KiB, at most an eighth of MemoryLimit
 
 	// Log takes the few messages of the spool itself, each kind at most once in 10 s. It may append to the spool.
 	Log func(format string, args ...any)
@@ -124,7 +124,7 @@ func (o *Options) setDefaults() {
 	defaultTo(&o.MemoryLimit, 8<<20)
 	defaultTo(&o.SpillLimit, 256<<20)
 	defaultTo(&o.FlushInterval, 50*time.Millisecond)
-	defaultTo(&o.BatchBytes, 64<<10)
+	defaultTo(&o.BatchBytes, 256<<10)
 	o.BatchBytes = int(min(int64(o.BatchBytes), max(o.MemoryLimit/8, 1)))
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
