@@ -26,8 +26,9 @@ type BackendOptions struct {
 // Backend is one page: the set of its ready workers, and the point at which
 // they are swapped. It is safe for concurrent use.
 type Backend struct {
-	page string
-	o    BackendOptions
+	page  string
+	o     BackendOptions
+	tally tally
 
 	set atomic.Pointer[endpointSet] // never nil; stored under mu only
 

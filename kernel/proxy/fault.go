@@ -9,7 +9,8 @@ import (
 )
 
 // The kinds of faults: which timer or which part failed. They are the values
-// of the X-TQ-Error header and the start of [Entry.Error].
+// of the X-TQ-Error header and the start of [Entry.Error]; faultKinds has more
+// about each.
 const (
 	kindBadRequest      = "bad_request"         // 400: the request's target is ambiguous
 	kindMethod          = "method_not_allowed"  // 405: CONNECT
@@ -53,10 +54,10 @@ type fault struct {
 
 // String is what the log says.
 func (f *fault) String() string {
-	if f.cause == nil {
-		return f.kind
+	if detail := f.detail(); detail != "" {
+		return printable(f.kind + ": " + detail)
 	}
-	return printable(f.kind + ": " + f.cause.Error())
+	return f.kind
 }
 
 func (f *fault) message() string {
@@ -109,8 +110,8 @@ func (x *exchange) failed(f *fault) bool {
 
 func (x *exchange) errorBody(f *fault) (contentType string, body []byte) {
 	detail := ""
-	if f.cause != nil && x.proxy.o.Reveal() {
-		detail = f.cause.Error()
+	if x.proxy.o.Reveal() {
+		detail = f.detail()
 	}
 	if !prefersJSON(x.side.values(nil, "Accept")) {
 		if detail != "" {
