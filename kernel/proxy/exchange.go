@@ -109,8 +109,11 @@ func (x *exchange) conclude(f *fault) (abort bool) {
 	if f != nil {
 		x.refuse(f)
 	}
-	if x.endpoint != nil && x.failed(f) {
-		x.endpoint.failures.Add(1)
+	if x.endpoint != nil {
+		x.endpoint.judge(f)
+		if x.failed(f) {
+			x.endpoint.failures.Add(1)
+		}
 	}
 	return f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 }
@@ -124,7 +127,7 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
-		if !t.until.IsZero() || t.dial != nil {
+		if t.waited() {
 			x.now = time.Now()
 		}
 		if err = x.via(e); err == nil {
