@@ -58,7 +58,8 @@ type Kernel struct {
 	routes   *routes
 	files    *files
 	front    *front
-	dev      *dev.Hub // nil unless Options.Dev
+	measured atomic.Pointer[front] // the same, once it is there, for who asks while it is made
+	dev      *dev.Hub              // nil unless Options.Dev
 
 	targets    notifier      // the set of workers changed
 	targetSets atomic.Uint64 // sent so far
@@ -121,7 +122,7 @@ func (k *Kernel) open() (err error) {
 			s := k.config().Server
 			return proxy.Timeouts{Read: s.ReadTimeout, Write: s.WriteTimeout}
 		},
-		Log:      k.logRequest,
+		Log:      newAccessLog(k).write,
 		ErrorLog: func(line string) { k.log.Debug(line) },
 	})
 	k.warnAttached()
@@ -209,6 +210,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "traffic", k.sampleTraffic)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
+	k.measured.Store(k.front)
 	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
 	k.front.done.Go(func() { served <- k.front.run() })

@@ -94,7 +94,7 @@ func beWorker(mode string) {
 }
 
 // testKernel is a kernel without plugins, whose pages the test drives itself.
-func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
+func testKernel(t testing.TB, change ...func(*config.Config)) *Kernel {
 	t.Helper()
 	root := t.TempDir()
 	c := config.Default()
@@ -130,7 +130,7 @@ func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 }
 
 // freePorts finds a few neighbouring ports on which nothing listens.
-func freePorts(t *testing.T) (start, end int) {
+func freePorts(t testing.TB) (start, end int) {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 type Kernel interface {
 	// Status is a snapshot; it does not block.
 	Status() Status
+	// Metrics are the numbers of the moment, in an order that does not change; it does not block.
+	Metrics() []Metric
 	// Reload reads the configuration again, applies it, looks for changed pages, and starts stages that have given up.
 	// It returns when the configuration is applied; builds go on.
 	Reload(ctx context.Context) error
@@ -102,6 +104,7 @@ type Worker struct {
 	State    string    `json:"state"` // serving, draining, stopping, warm
 	InFlight int64     `json:"in_flight"`
 	Requests uint64    `json:"requests"`
+	Failures uint64    `json:"failures"` // of the requests: answered with 5xx, broken off, or too late
 	Started  time.Time `json:"started"`
 	Healthy  *bool     `json:"healthy,omitempty"` // as the checker saw it, absent before its first report
 }

@@ -34,8 +34,16 @@ func (e *Entry) Clone() Entry {
 	return c
 }
 
-func (x *exchange) entry(f *fault) *Entry {
-	x.entered = Entry{
+// report counts and logs the request, which has ended. Every lane calls it once
+// for each request that it has taken in.
+func (x *exchange) report(f *fault) {
+	x.describe(f)
+	x.tally().count(&x.entry, f)
+	x.proxy.o.Log(&x.entry)
+}
+
+func (x *exchange) describe(f *fault) {
+	x.entry = Entry{
 		Time:      x.start,
 		Method:    x.method,
 		Path:      x.side.path(),
@@ -46,8 +54,9 @@ func (x *exchange) entry(f *fault) *Entry {
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),
+		Attempts:  x.entry.Attempts,
 	}
-	e := &x.entered
+	e := &x.entry
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
 	}
@@ -57,5 +66,12 @@ func (x *exchange) entry(f *fault) *Entry {
 			e.Status = f.status
 		}
 	}
-	return e
+}
+
+// tally is the one of the page, or of all requests that belong to none.
+func (x *exchange) tally() *tally {
+	if b := x.turn.backend; b != nil {
+		return &b.tally
+	}
+	return &x.proxy.unrouted
 }
