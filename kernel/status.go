@@ -15,27 +15,25 @@ import (
 // view is a snapshot of a page for others than its own goroutine.
 type view struct {
 	page      control.Page
-	current   *instance
+	current   *instance   // the lead
+	serving   []*instance // all, the lead first
 	warm      *resting
+	warmSet   []*instance
 	leaving   []*instance
 	artifacts []string // of what runs or is being started
 }
 
 func (v *view) instances() []*instance {
-	var all []*instance
-	if v.current != nil {
-		all = append(all, v.current)
-	}
-	if v.warm != nil {
-		all = append(all, v.warm.instance)
-	}
-	return append(all, v.leaving...)
+	return slices.Concat(v.serving, v.warmSet, v.leaving)
 }
 
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
-	v := &view{current: p.current, warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+	v := &view{current: p.current, serving: p.set(), warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
 		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
+	if p.warm != nil {
+		v.warmSet = p.warm.set
+	}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
@@ -56,7 +54,7 @@ func (p *page) publish() {
 			DurationMS: b.result.Duration.Milliseconds(), LiveMS: b.live.Milliseconds(), Diagnostics: b.diagnostics}
 		b.times.fill(v.page.Build)
 	}
-	if old := p.view.Swap(v); old != nil && old.current != v.current {
+	if old := p.view.Swap(v); old != nil && !slices.Equal(old.serving, v.serving) {
 		p.k.targets.notify()
 	}
 	p.k.progress.notify()
