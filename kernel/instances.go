@@ -108,9 +108,11 @@ func (i *instance) outworn() reason {
 
 // portless is where there is no port for a further worker: it follows when there is one.
 func (p *page) portless(c *candidate) {
-	p.k.log.Warn("there is no port for a further worker", "page", p.name, "workers", len(p.set()), "hint", "widen workers.port_range_start to workers.port_range_end")
+	if !p.told {
+		p.k.log.Warn("there is no port for a further worker", "page", p.name, "workers", len(p.set()), "wanted", p.wanted(), "hint", "widen the range from workers.port_range_start to workers.port_range_end")
+	}
 	p.scaled = len(p.set())
-	p.short = true
+	p.short, p.told = true, true
 	p.work.Go(func() {
 		p.portsChanged(p.ctx, c)
 		p.post(func() { p.short = false; p.renew() })

@@ -150,7 +150,10 @@ func (p *page) renew() {
 			return
 		}
 	}
-	if len(set) < p.wanted() && !p.short {
+	switch {
+	case len(set) >= p.wanted():
+		p.told = false
+	case !p.short:
 		p.begin(&candidate{release: r, why: grow, beside: true}, 0)
 	}
 }

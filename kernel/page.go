@@ -21,6 +21,7 @@ type page struct {
 	backend *proxy.Backend
 	mail    *mailbox
 	traffic traffic
+	scale   scale
 	work    sync.WaitGroup // what the page started and waits for
 
 	sources atomic.Pointer[sources] // what the last build read
@@ -33,7 +34,8 @@ type page struct {
 	current   *instance          // serves, and leads those that serve beside it: see instances.go
 	others    []*instance        // serve beside it
 	scaled    int                // how many the load takes
-	short     bool               // there is no port for a further one
+	short     bool               // there is no port for a further one, for a while
+	told      bool               // the log has been told
 	candidate *candidate         // being started
 	leaving   map[*instance]bool // draining and stopping
 	warm      *resting           // those of the previous release, ready to come back

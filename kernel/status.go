@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
 	"github.com/tqserver/tqserver/kernel/spool"
 )
@@ -20,6 +21,9 @@ type view struct {
 	warm      *resting
 	warmSet   []*instance
 	leaving   []*instance
+	settings  config.Worker
+	wanted    int      // workers that are to serve
+	starting  bool     // something is being started
 	artifacts []string // of what runs or is being started
 }
 
@@ -29,8 +33,8 @@ func (v *view) instances() []*instance {
 
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
-	v := &view{current: p.current, serving: p.set(), warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
+	v := &view{current: p.current, serving: p.set(), warm: p.warm, settings: p.settings, wanted: p.wanted(), starting: p.candidate != nil, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+		Instances: p.settings.Instances.String(), Wanted: p.wanted(), State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
 	if p.warm != nil {
 		v.warmSet = p.warm.set
 	}
