@@ -66,7 +66,7 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
-		if !t.until.IsZero() || t.dial != nil {
+		if t.waited() {
 			x.now = time.Now()
 		}
 		if err = x.via(e); err == nil {

@@ -23,6 +23,8 @@ const (
 	kindBadUpgrade      = "bad_upgrade"        // 502: the worker switched to what was not asked for
 	kindHoldTimeout     = "hold_timeout"       // 503: no worker got ready in time
 	kindHoldFull        = "hold_full"          // 503: too many requests wait already
+	kindQueueTimeout    = "queue_timeout"      // 503: no worker had room in time
+	kindQueueFull       = "queue_full"         // 503: too many requests wait for room already
 	kindNoWorker        = "no_worker"          // 503: there is no worker, and none will come soon
 	kindProxyLimit      = "proxy_limit"        // 503: out of file descriptors or ports
 	kindResponseTimeout = "response_timeout"   // 504: no response headers in time
@@ -101,9 +103,14 @@ func (x *exchange) refuse(f *fault) {
 // waited for a worker in vain, or that the client went away, is none.
 func (x *exchange) failed(f *fault) bool {
 	if f != nil {
-		return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
+		return f.isWorkers()
 	}
 	return x.out.status >= http.StatusInternalServerError
+}
+
+// isWorkers reports whether the worker is to blame.
+func (f *fault) isWorkers() bool {
+	return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
 }
 
 func (x *exchange) errorBody(f *fault) (contentType string, body []byte) {

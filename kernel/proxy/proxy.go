@@ -114,8 +114,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f != nil {
 		x.refuse(f)
 	}
-	if x.endpoint != nil && x.failed(f) {
-		x.endpoint.failures.Add(1)
+	if x.endpoint != nil {
+		x.endpoint.judge(f)
+		if x.failed(f) {
+			x.endpoint.failures.Add(1)
+		}
 	}
 	x.now = time.Now()
 	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
