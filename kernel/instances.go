@@ -33,9 +33,17 @@ func (p *page) employ(set []*instance) {
 	if len(set) > 0 {
 		p.current, p.others = set[0], set[1:]
 	}
+	p.limit()
 	p.backend.Set(endpoints(set)...)
 	if pr := p.probation; pr != nil && p.current != nil && p.current.release.ID == pr.release.ID {
 		pr.count(set)
+	}
+}
+
+// limit gives the workers no more requests at a time than is configured now: they may have been started before.
+func (p *page) limit() {
+	for _, inst := range p.set() {
+		inst.endpoint.SetMaxInFlight(p.settings.MaxInFlight)
 	}
 }
 
@@ -79,6 +87,7 @@ func (p *page) join(c *candidate, fresh []*instance) (set, old []*instance) {
 			set = append(set, inst)
 		}
 	}
+	p.told = false
 	return append(set, fresh...), old
 }
 

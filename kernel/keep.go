@@ -150,10 +150,7 @@ func (p *page) renew() {
 			return
 		}
 	}
-	switch {
-	case len(set) >= p.wanted():
-		p.told = false
-	case !p.short:
+	if len(set) < p.wanted() && !p.short {
 		p.begin(&candidate{release: r, why: grow, beside: true}, 0)
 	}
 }

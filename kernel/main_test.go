@@ -58,7 +58,7 @@ func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sd
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready,
-// "reader" wants to know of changed files, "broken" answers with 500. At /crash it ends; at /slow it goes on until the
+// "reader" wants to know of changed files, "broken" answers with 500, "lone" bears no other of its kind. At /crash it ends; at /slow it goes on until the
 // client leaves.
 func beWorker(mode string) {
 	switch mode {
@@ -69,6 +69,10 @@ func beWorker(mode string) {
 		time.Sleep(time.Hour)
 	case "reader":
 		beReader()
+	case "lone":
+		if _, err := os.OpenFile("lone", os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			os.Exit(7)
+		}
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("TQ_PORT"))
 	if err != nil {

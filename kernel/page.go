@@ -62,10 +62,17 @@ type page struct {
 // newPage makes a page that runs until ctx ends.
 func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
 	p := &page{k: k, name: route.Page, route: route, ctx: ctx, mail: newMailbox(), leaving: map[*instance]bool{}, settings: k.config().Workers.For(route.Path), good: k.good.get(route.Page)}
-	p.backend = proxy.NewBackend(route.Page, proxy.BackendOptions{Hold: func() (time.Duration, int) {
-		w := k.config().Workers
-		return w.HoldTimeout, w.HoldRequests
-	}})
+	p.backend = proxy.NewBackend(route.Page, proxy.BackendOptions{
+		Hold: func() (time.Duration, int) {
+			w := k.config().Workers
+			return w.HoldTimeout, w.HoldRequests
+		},
+		Queue: func() (time.Duration, int) {
+			s := p.view.Load().settings
+			return s.QueueTimeout, s.QueueRequests
+		},
+		SlowStart: func() time.Duration { return p.view.Load().settings.SlowStart },
+	})
 	p.publish()
 	return p
 }
@@ -141,6 +148,9 @@ func (p *page) rerouted(route sdk.Route) {
 func (p *page) reconfigured() {
 	old := p.settings
 	p.settings = p.k.config().Workers.For(p.route.Path)
+	if old.Instances != p.settings.Instances {
+		p.scaled = len(p.set())
+	}
 	switch c, same := p.candidate, sameSettings(old, p.settings); {
 	case c == nil:
 	case c.beside && p.current != nil:
@@ -152,6 +162,7 @@ func (p *page) reconfigured() {
 		p.candidate.takeOver(c)
 	}
 	p.coolUnfit()
+	p.limit()
 	p.renew()
 }
 

@@ -118,7 +118,7 @@ func logsStatus(st spool.Stats) control.Logs {
 func (p *page) status() control.Page {
 	v := p.view.Load()
 	out := v.page
-	out.Held = p.backend.Held()
+	out.Held, out.Queued = p.backend.Held(), p.backend.Queued()
 	for _, inst := range v.instances() {
 		out.Workers = append(out.Workers, inst.status())
 	}

@@ -123,8 +123,8 @@ func showPage(t *table, p control.Page) {
 	if p.Pinned != nil {
 		state += ", pinned"
 	}
-	if p.Held > 0 {
-		state += fmt.Sprintf(" (%d waiting)", p.Held)
+	if waiting := p.Held + p.Queued; waiting > 0 {
+		state += fmt.Sprintf(" (%d waiting)", waiting)
 	}
 	if len(p.Workers) == 0 {
 		t.row(p.Name, p.Host+p.Route, state, "-", "-", "-", "-", "-", "-", buildNote(p.Build))

@@ -74,6 +74,7 @@ type Page struct {
 	Release string   `json:"release,omitempty"` // that serves
 	Workers []Worker `json:"workers,omitempty"` // those that serve come first
 	Held    int      `json:"held,omitempty"`    // requests that wait for a worker
+	Queued  int      `json:"queued,omitempty"`  // requests that wait because all workers have as many as they may
 	Build   *Build   `json:"build,omitempty"`   // the last one that ended
 	Error   string   `json:"error,omitempty"`   // why the newest source is not live, or no worker runs
 	Crashes int      `json:"crashes,omitempty"` // of workers, since the start of the kernel
