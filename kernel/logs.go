@@ -128,7 +128,7 @@ func (k *Kernel) shipLogs(ctx context.Context) error {
 }
 
 // logRequest writes the line of the specification, METHOD PATH - STATUS DURATION, with its parts as values.
-func (k *Kernel) logRequest(e proxy.Entry) {
+func (k *Kernel) logRequest(e *proxy.Entry) {
 	if !k.log.IsInfo() {
 		return
 	}

@@ -192,6 +192,11 @@ func (a *answer) bodiless(method string) bool {
 	return method == "HEAD" || a.status < 200 || a.status == 204 || a.status == 304
 }
 
+// saysLength reports whether a client is told the length.
+func (a *answer) saysLength(method string, bodiless bool) bool {
+	return a.length >= 0 && (!bodiless || method == "HEAD" || a.status == 304)
+}
+
 // value returns the first value of a field, given its canonical name.
 func (a *answer) value(name string) string {
 	for _, f := range a.fields {

@@ -246,7 +246,7 @@ func median(v []float64) float64 {
 // benchSite is a whole proxy as the kernel runs it, with a log that takes the
 // entries.
 func benchSite(b *testing.B, f forwarder, worker string) string {
-	p := New(Options{Timeouts: func() Timeouts { return Timeouts{Read: 30 * time.Second, Write: 30 * time.Second} }, Log: func(Entry) {}})
+	p := New(Options{Timeouts: func() Timeouts { return Timeouts{Read: 30 * time.Second, Write: 30 * time.Second} }, Log: func(*Entry) {}})
 	p.forward = f
 	backend := NewBackend("index", BackendOptions{})
 	e := NewEndpoint(EndpointOptions{Addr: worker, ResponseTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute})

@@ -1,11 +1,11 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
+	"os"
 	"time"
 )
 
@@ -19,12 +19,14 @@ const (
 	maxChunkLine = 4 << 10
 )
 
+// errStreamIdle is an answer that did not go on in time.
+var errStreamIdle = errors.New("proxy: worker sent nothing")
+
 // pass copies the answer to the client.
 func (t *trip) pass() error {
 	t.upload.unlimit(t.c)
-	bodiless := t.answer.bodiless(t.x.in.Method)
-	t.copyHeader(bodiless)
-	t.x.out.WriteHeader(t.answer.status)
+	bodiless := t.answer.bodiless(t.x.method)
+	t.x.side.head(&t.answer, bodiless)
 	switch {
 	case bodiless:
 		if t.answer.status == http.StatusNoContent && (t.answer.chunked || t.answer.length > 0) {
@@ -40,50 +42,9 @@ func (t *trip) pass() error {
 	return t.copyToEnd()
 }
 
-// copyHeader gives the client what the header says to it.
-func (t *trip) copyHeader(bodiless bool) {
-	h := t.x.out.Header()
-	a := &t.answer
-	values := addFields(h, a, 2)
-	if a.length >= 0 && (!bodiless || t.x.in.Method == http.MethodHead || a.status == http.StatusNotModified) {
-		values = setField(h, values, "Content-Length", a.digits)
-	}
-	setField(h, values, requestIDHeader, t.x.id)
-	if a.chunked && !bodiless {
-		if names := announced(a.fields); len(names) > 0 {
-			h["Trailer"] = []string{strings.Join(names, ", ")}
-		}
-	}
-}
-
-// addFields adds the end-to-end fields of an answer to h. It returns room for
-// more values.
-func addFields(h http.Header, a *answer, more int) []string {
-	values := make([]string, 0, len(a.fields)+more) // one allocation for all
-	listed := a.listed()
-	for _, f := range a.fields {
-		if isHopByHop(f.name) || isOurs(f.name) || listed != nil && slices.Contains(listed, f.name) {
-			continue
-		}
-		if said, ok := h[f.name]; ok {
-			h[f.name] = append(said, f.value)
-			continue
-		}
-		values = setField(h, values, f.name, f.value)
-	}
-	return values
-}
-
 // isOurs reports whether the proxy, and not the worker, says the field.
 func isOurs(name string) bool {
 	return name == "Content-Length" || name == requestIDHeader || name == errorHeaderKey
-}
-
-func setField(h http.Header, values []string, name, value string) []string {
-	values = append(values, value)
-	last := len(values)
-	h[name] = values[last-1 : last : last]
-	return values
 }
 
 // announced returns the trailers that a header promises.
@@ -98,19 +59,6 @@ func announced(fields []field) (names []string) {
 		}
 	}
 	return names
-}
-
-// hint passes an informational answer on.
-func (t *trip) hint() {
-	if !t.x.in.ProtoAtLeast(1, 1) {
-		return // HTTP/1.0 knows none
-	}
-	h := t.x.out.Header()
-	addFields(h, &t.answer, 0)
-	t.x.out.WriteHeader(t.answer.status)
-	for _, f := range t.answer.fields {
-		delete(h, f.name)
-	}
 }
 
 // copyLength copies n bytes.
@@ -130,8 +78,8 @@ func (t *trip) copyLength(n int64) error {
 		if err != nil {
 			return err
 		}
-		if to, ok := t.x.out.ResponseWriter.(io.ReaderFrom); ok && min(n, pending) >= spliceMin {
-			moved, err := t.splice(to, min(n, pending, splicePart))
+		if min(n, pending) >= spliceMin && t.x.side.splices() {
+			moved, err := t.splice(min(n, pending, splicePart))
 			if n -= moved; err != nil {
 				return err
 			}
@@ -162,7 +110,7 @@ func (t *trip) copyToEnd() error {
 	}
 }
 
-// copyChunks copies a chunked body and sets the trailers that follow it.
+// copyChunks copies a chunked body and the trailers that follow it.
 func (t *trip) copyChunks() error {
 	for {
 		line, err := t.line()
@@ -237,12 +185,12 @@ func (t *trip) copyTrailers() error {
 			return err
 		}
 		if end > 0 {
-			text := string(t.in[t.r : t.r+end])
+			text := t.text(t.in[t.r : t.r+end])
 			t.r += end
 			if t.trailers, err = appendFields(t.trailers[:0], text); err != nil {
 				return err
 			}
-			t.setTrailers()
+			t.x.side.trailers(t.trailers)
 			t.whole = true
 			return nil
 		}
@@ -253,43 +201,19 @@ func (t *trip) copyTrailers() error {
 	}
 }
 
-// setTrailers has net/http send the trailers: under their names if they were
-// announced, else as its TrailerPrefix wants it.
-func (t *trip) setTrailers() {
-	names := announced(t.answer.fields)
-	h := t.x.out.Header()
-	for _, name := range names {
-		delete(h, name) // a field of the header, which net/http has passed on, is no trailer
-	}
-	if len(t.trailers) == 0 {
-		return
-	}
-	t.flush() // or net/http counts a short body, and has no place for trailers
-	for _, f := range t.trailers {
-		if !isTrailer(f.name) {
-			continue
-		}
-		name := f.name
-		if !slices.Contains(names, name) {
-			name = http.TrailerPrefix + name
-		}
-		h[name] = append(h[name], f.value)
-	}
-}
-
 // give passes on a piece that was read.
 func (t *trip) give(piece []byte) error {
 	if len(piece) == 0 {
 		return nil
 	}
 	t.r += len(piece)
-	_, err := t.x.out.Write(piece)
+	_, err := t.x.side.Write(piece)
 	return err
 }
 
-// flush sends what net/http buffers.
+// flush sends what the side buffers.
 func (t *trip) flush() error {
-	_ = t.x.out.FlushError() // an error that matters is noted
+	t.x.side.flush()
 	return t.x.out.err
 }
 
@@ -309,33 +233,56 @@ func (t *trip) more() error {
 // client gets what there is, and is watched from now on.
 func (t *trip) ready() (int64, error) {
 	if !t.streaming {
-		t.streaming, t.patient = true, true
+		t.streaming = true
 		_ = t.c.SetDeadline(time.Time{})
 	}
 	pending := t.c.pending()
 	if pending > 0 {
 		return pending, nil
 	}
+	if err := t.flush(); err != nil {
+		return 0, err
+	}
 	t.watch()
-	return 0, t.flush()
+	t.standStill()
+	return 0, nil
+}
+
+// standStill limits how long the worker may send nothing, now that the client
+// has all there was.
+func (t *trip) standStill() {
+	now := time.Time{}
+	t.deadline, t.pause = time.Time{}, 0
+	limit := t.e.o.StreamIdleTimeout
+	if limit > 0 || t.unwatch == nil {
+		now = time.Now()
+	}
+	if limit > 0 {
+		t.deadline = now.Add(limit)
+	}
+	t.attend(now)
 }
 
 // fill replaces what was passed on by up to n bytes more.
 func (t *trip) fill(n int64) error {
 	t.r, t.w = 0, 0
-	k, err := t.c.Read(t.in[:min(n, int64(len(t.in)))])
-	t.w = k
-	if k > 0 {
-		return nil // an error comes again
+	for {
+		k, err := t.c.Read(t.in[:min(n, int64(len(t.in)))])
+		t.w = k
+		switch {
+		case k > 0:
+			return nil // an error comes again
+		case !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend():
+			return t.named(err)
+		}
 	}
-	return err
 }
 
 // splice moves n bytes that the connection has pending to the client.
-func (t *trip) splice(to io.ReaderFrom, n int64) (int64, error) {
+func (t *trip) splice(n int64) (int64, error) {
 	t.r, t.w = 0, 0
 	t.c.part.N = n
-	moved, err := t.x.out.readFrom(to, &t.c.part)
+	moved, err := t.x.side.splice(&t.c.part)
 	if err != nil && (isTimeout(err) || !t.c.gone()) {
 		t.x.out.note(err)
 	}

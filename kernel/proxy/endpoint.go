@@ -32,6 +32,10 @@ type EndpointOptions struct {
 	// of a body; then the client gets 504. 0: no limit.
 	ResponseTimeout time.Duration
 
+	// StreamIdleTimeout is how long the worker may send nothing in the midst of
+	// an answer; then the answer is cut short. 0: no limit.
+	StreamIdleTimeout time.Duration
+
 	// IdleTimeout is after how long the worker closes an idle connection. The
 	// proxy closes it earlier, at max(IdleTimeout-5s, IdleTimeout/2), so that no
 	// request meets a connection about to be closed. 0: the proxy closes

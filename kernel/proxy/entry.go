@@ -1,9 +1,13 @@
 package proxy
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Entry is one finished request, for the log. No field holds control
-// characters.
+// characters. Its strings may be views of a buffer that the next request
+// overwrites: see [Options.Log].
 type Entry struct {
 	Time      time.Time // when the request came
 	Method    string
@@ -18,17 +22,28 @@ type Entry struct {
 	Status    int    // as sent; 101 for upgraded connections, 499 if the client left before there was one
 	Bytes     int64  // of the body, as handed to net/http; for upgraded connections what the client got
 	Duration  time.Duration
+	Attempts  int // how often it was given to a worker; 1 is the usual, 0 if there was none
 }
 
-func (x *exchange) entry(f *fault) Entry {
-	e := Entry{
+// Clone gives a copy that stays valid.
+func (e *Entry) Clone() Entry {
+	c := *e
+	for _, s := range []*string{&c.Method, &c.Path, &c.Host, &c.Page, &c.Release, &c.Worker, &c.RequestID, &c.Client, &c.Error} {
+		*s = strings.Clone(*s)
+	}
+	return c
+}
+
+func (x *exchange) entry(f *fault) *Entry {
+	e := &Entry{
 		Time:      x.start,
-		Method:    x.in.Method,
-		Path:      x.in.URL.EscapedPath(),
-		Host:      printable(x.in.Host),
+		Method:    x.method,
+		Path:      x.side.path(),
+		Host:      printable(x.host),
 		Page:      x.page,
 		RequestID: x.id,
 		Client:    x.client(),
+		Attempts:  x.attempts,
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),

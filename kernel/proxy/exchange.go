@@ -1,67 +1,129 @@
 package proxy
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
 // exchange is one request and its answer on their way through the proxy. It
-// belongs to the goroutine of the request.
+// belongs to the goroutine of the request. What is not the same in every lane is
+// behind its side.
 type exchange struct {
-	proxy    *Proxy
-	start    time.Time
-	in       *http.Request // as it came, except for the body
-	out      response
-	body     *requestBody // nil: the request has none
-	peer     netip.Addr   // zero: unknown
-	trusted  bool         // peer is a trusted proxy
-	id       string
+	proxy  *Proxy
+	side   side
+	start  time.Time
+	method string
+	host   string // as in the Host field
+	secure bool   // it came over TLS
+	old    bool   // in HTTP/1.0, which knows no informational answers
+
+	length  int64        // of the body; -1: its end tells
+	body    *requestBody // nil: there is none to be read
+	whole   []byte       // the body, where it was read along with the head
+	expects bool         // the client waits for a 100 before it sends the body
+	upgrade string       // the protocol that the client asks for, or ""
+	brief   bool         // side takes what it is given at once: a view of a buffer will do
+
+	peer    netip.Addr // zero: unknown
+	trusted bool       // peer is a trusted proxy
+	from    string     // peer, in words; "" if that was not needed yet
+	id      string
+	digits  [requestIDLength]byte // of an id of our own
+
 	limits   Timeouts
 	page     string
+	turn     turn
 	endpoint *Endpoint // the last that was tried
+	attempts int       // to have a worker answer it
+	repeated bool      // it goes to a worker for the second time, so that the connection must be new
 	upload   *uploader // what sends the body; nil until it is begun
-	sent     bool      // a worker may have got a part of the request
+	out      outcome
 	now      time.Time // a moment ago
 }
 
-// begin takes a request in.
-func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
-	now := time.Now()
-	x := &exchange{proxy: p, start: now, now: now, in: r, limits: p.o.Timeouts()}
-	x.out = response{ResponseWriter: w, control: *http.NewResponseController(w), exchange: x}
-	if r.ContentLength != 0 {
-		x.body = newRequestBody(r, &x.out.control, x.limits.Read)
-		in := *r // a handler must not change the request it is given
-		in.Body = x.body
-		x.in = &in
-	}
-	x.identify()
-	return x
+// outcome is what has become of an answer.
+type outcome struct {
+	status   int   // of the answer; 0 until it has one
+	started  bool  // the head was passed on
+	refused  bool  // it is the proxy's own
+	hijacked bool  // the connection was upgraded
+	err      error // the first that the client's connection gave
+	bytes    atomic.Int64
 }
 
-// serve routes the request and has it answered. A fault says why it was not,
-// or not to the end.
-func (x *exchange) serve() *fault {
-	path, f := target(x.in)
-	if f != nil {
-		return f
+func (o *outcome) note(err error) {
+	if o.err == nil && err != nil && !errors.Is(err, http.ErrNotSupported) {
+		o.err = err
 	}
-	route, ok := x.proxy.Lookup(x.in.Host, path)
+}
+
+// side is the client's side of an exchange: the request as it came, and where
+// the answer goes. An error of the client's connection is noted in the outcome.
+type side interface {
+	// context ends when the client has left. It may take a call of Err or Done
+	// to find that out.
+	context() context.Context
+
+	// watch has c closed when the client leaves, until unwatch is called. If
+	// that is nil, the context has to be asked now and then.
+	watch(c *workerConn) (unwatch func() bool)
+
+	path() string                              // escaped, without the query, for the log
+	values(to []string, name string) []string  // appends those of a field, by its canonical name
+	appendTarget(b []byte) []byte              // path and query, byte for byte as they came
+	appendHeader(b []byte) (_ []byte, ok bool) // the fields that exchange.passes; not ok: a value is more than a line
+
+	head(a *answer, bodiless bool) // begins the answer
+	hint(a *answer)                // an informational answer
+	Write(p []byte) (int, error)   // of the body
+	flush()                        // sends what was written
+	splices() bool                 // splice can be used
+	splice(src *io.LimitedReader) (int64, error)
+	trailers(fields []field)                        // of a chunked answer, after its body
+	refuse(status int, fields []field, body []byte) // answers all by itself
+
+	proceed()                     // a 100, for an exchange that expects it
+	hijack() (*clientConn, error) // the connection, for an upgrade
+}
+
+// serve has the request answered that path leads to. A fault says why it was
+// not, or not to the end.
+func (x *exchange) serve(path string) *fault {
+	route, ok := x.proxy.Lookup(x.host, path)
 	if !ok {
 		return &fault{status: http.StatusNotFound, kind: kindRouteNotFound}
 	}
 	x.page = route.Backend.page
-	return x.deliver(&turn{backend: route.Backend})
+	x.turn = turn{backend: route.Backend}
+	return x.deliver(&x.turn)
+}
+
+// conclude answers with f if there is no answer. It reports whether the
+// connection to the client must be cut, so that the client can tell.
+func (x *exchange) conclude(f *fault) (abort bool) {
+	if f != nil {
+		x.refuse(f)
+	}
+	if x.endpoint != nil {
+		x.endpoint.judge(f)
+		if x.failed(f) {
+			x.endpoint.failures.Add(1)
+		}
+	}
+	return f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 }
 
 // deliver tries endpoints until one has the request. It goes on only while
-// nothing of the request has reached a worker.
+// nothing of the request has reached a worker, or where that does no harm.
 func (x *exchange) deliver(t *turn) *fault {
 	for {
-		e, err := t.next(x.in.Context())
+		e, err := t.next(x.side.context())
 		if err != nil {
 			return x.diagnose(err)
 		}
@@ -72,8 +134,13 @@ func (x *exchange) deliver(t *turn) *fault {
 		if err = x.via(e); err == nil {
 			return nil
 		}
+		if repeat, ok := errors.AsType[*repeatError](err); ok {
+			x.repeated = true
+			t.elsewhere(e, repeat.error)
+			continue
+		}
 		dial, ok := errors.AsType[*dialError](err)
-		if !ok || isLocalLimit(err) || x.in.Context().Err() != nil {
+		if !ok || isLocalLimit(err) || x.side.context().Err() != nil {
 			return x.diagnose(err)
 		}
 		t.unreachable(e, dial)
@@ -84,10 +151,11 @@ func (x *exchange) deliver(t *turn) *fault {
 func (x *exchange) via(e *Endpoint) error {
 	defer e.leave()
 	e.count()
+	x.attempts++
 	if x.body != nil {
 		// Without this net/http reads the whole request before it sends the
 		// first byte of the answer. HTTP/2 needs no asking.
-		_ = x.out.control.EnableFullDuplex()
+		_ = x.body.control.EnableFullDuplex()
 	}
 	return x.proxy.forward.forward(x, e)
 }
@@ -98,7 +166,7 @@ func (x *exchange) diagnose(err error) *fault {
 		return f
 	}
 	bodyErr := x.body.failure()
-	if x.in.Context().Err() != nil {
+	if x.side.context().Err() != nil {
 		bodyErr = x.body.lastFailure()
 	}
 	if bodyErr != nil {
@@ -110,7 +178,7 @@ func (x *exchange) diagnose(err error) *fault {
 	if isTimeout(x.out.err) {
 		return &fault{statusClientClosed, kindWriteTimeout, x.out.err}
 	}
-	if x.out.err != nil || x.in.Context().Err() != nil {
+	if x.out.err != nil || x.side.context().Err() != nil {
 		return &fault{statusClientClosed, kindClientClosed, x.out.err}
 	}
 	return diagnoseWorker(err)
@@ -127,30 +195,14 @@ func diagnoseWorker(err error) *fault {
 		return &fault{http.StatusBadGateway, kindBadFraming, err}
 	case errors.Is(err, errUpgrade):
 		return &fault{http.StatusBadGateway, kindBadUpgrade, err}
+	case errors.Is(err, errStreamIdle):
+		return &fault{http.StatusGatewayTimeout, kindStreamIdle, err}
 	case isTimeout(err):
 		return &fault{http.StatusGatewayTimeout, kindResponseTimeout, err}
 	case isDisconnect(err):
 		return &fault{http.StatusBadGateway, kindWorkerClosed, err}
 	}
 	return &fault{http.StatusBadGateway, kindWorkerError, err}
-}
-
-// end settles the connection to the client before the handler returns: nobody
-// reads the body any more, and net/http gets time to write what it buffers.
-func (x *exchange) end(abort bool) {
-	if x.out.hijacked {
-		return
-	}
-	switch {
-	case abort:
-		x.body.end(0)
-	case x.endpoint != nil:
-		x.body.end(lingerTimeout)
-	default:
-		x.body.end(discardTimeout)
-	}
-	x.upload.wait()
-	x.out.armAt(x.now)
 }
 
 func isTimeout(err error) bool {

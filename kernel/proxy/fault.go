@@ -11,24 +11,25 @@ import (
 // The kinds of faults: which timer or which part failed. They are the values
 // of the X-TQ-Error header and the start of [Entry.Error].
 const (
-	kindBadRequest      = "bad_request"        // 400: the request's target is ambiguous
-	kindMethod          = "method_not_allowed" // 405: CONNECT
-	kindRouteNotFound   = "route_not_found"    // 404: no page there, or it was removed
-	kindReadTimeout     = "read_timeout"       // 408: the client stopped sending its body
-	kindClientClosed    = "client_closed"      // 499, in the log only: the client went away
-	kindDial            = "dial"               // 502: the worker takes no connections, and no other came
-	kindWorkerClosed    = "worker_closed"      // 502: the worker closed the connection
-	kindWorkerError     = "worker_error"       // 502: the worker's answer is not HTTP
-	kindBadFraming      = "bad_framing"        // 502: where the worker's answer ends is ambiguous
-	kindBadUpgrade      = "bad_upgrade"        // 502: the worker switched to what was not asked for
-	kindHoldTimeout     = "hold_timeout"       // 503: no worker got ready in time
-	kindHoldFull        = "hold_full"          // 503: too many requests wait already
-	kindQueueTimeout    = "queue_timeout"      // 503: no worker had room in time
-	kindQueueFull       = "queue_full"         // 503: too many requests wait for room already
-	kindNoWorker        = "no_worker"          // 503: there is no worker, and none will come soon
-	kindProxyLimit      = "proxy_limit"        // 503: out of file descriptors or ports
-	kindResponseTimeout = "response_timeout"   // 504: no response headers in time
-	kindWriteTimeout    = "write_timeout"      // in the log only: the client stopped reading
+	kindBadRequest      = "bad_request"         // 400: the request's target is ambiguous
+	kindMethod          = "method_not_allowed"  // 405: CONNECT
+	kindRouteNotFound   = "route_not_found"     // 404: no page there, or it was removed
+	kindReadTimeout     = "read_timeout"        // 408: the client stopped sending its body
+	kindClientClosed    = "client_closed"       // 499, in the log only: the client went away
+	kindDial            = "dial"                // 502: the worker takes no connections, and no other came
+	kindWorkerClosed    = "worker_closed"       // 502: the worker closed the connection
+	kindWorkerError     = "worker_error"        // 502: the worker's answer is not HTTP
+	kindBadFraming      = "bad_framing"         // 502: where the worker's answer ends is ambiguous
+	kindBadUpgrade      = "bad_upgrade"         // 502: the worker switched to what was not asked for
+	kindHoldTimeout     = "hold_timeout"        // 503: no worker got ready in time
+	kindHoldFull        = "hold_full"           // 503: too many requests wait already
+	kindQueueTimeout    = "queue_timeout"       // 503: no worker had room in time
+	kindQueueFull       = "queue_full"          // 503: too many requests wait for room already
+	kindNoWorker        = "no_worker"           // 503: there is no worker, and none will come soon
+	kindProxyLimit      = "proxy_limit"         // 503: out of file descriptors or ports
+	kindResponseTimeout = "response_timeout"    // 504: no response headers in time
+	kindStreamIdle      = "stream_idle_timeout" // in the log only: the worker stopped in the midst of its answer
+	kindWriteTimeout    = "write_timeout"       // in the log only: the client stopped reading
 )
 
 const (
@@ -81,22 +82,22 @@ func (x *exchange) refuse(f *fault) {
 		return
 	}
 	x.out.refused = true
-	h := x.out.Header()
-	clear(h) // what a forwarder left there
-	h.Set(errorHeader, f.kind)
-	h.Set(requestIDHeader, x.id)
-	h.Set("Cache-Control", "no-store")
-	h.Set(contentTypeOptions, "nosniff")
-	if f.status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", retryAfterSeconds)
-	}
 	contentType, body := x.errorBody(f)
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.out.WriteHeader(f.status)
-	if x.in.Method != http.MethodHead {
-		x.out.Write(body) // an error here is the client's, and is in x.out.err
+	fields := []field{
+		{errorHeader, f.kind},
+		{requestIDHeader, x.id},
+		{"Cache-Control", "no-store"},
+		{contentTypeOptions, "nosniff"},
+		{"Content-Type", contentType},
+		{"Content-Length", strconv.Itoa(len(body))},
 	}
+	if f.status == http.StatusServiceUnavailable {
+		fields = append(fields, field{"Retry-After", retryAfterSeconds})
+	}
+	if x.method == http.MethodHead {
+		body = nil
+	}
+	x.side.refuse(f.status, fields, body)
 }
 
 // failed reports whether the request failed through its worker's fault. That it
@@ -118,7 +119,7 @@ func (x *exchange) errorBody(f *fault) (contentType string, body []byte) {
 	if f.cause != nil && x.proxy.o.Reveal() {
 		detail = f.cause.Error()
 	}
-	if !prefersJSON(x.in.Header.Values("Accept")) {
+	if !prefersJSON(x.side.values(nil, "Accept")) {
 		if detail != "" {
 			detail = "\n" + detail + "\n"
 		}

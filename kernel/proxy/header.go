@@ -14,18 +14,25 @@ const (
 	maxRequestID    = 128
 )
 
-// identify finds out who sent the request, whether its word is taken, and by
-// which id the request goes.
+// identify finds out whether the peer's word is taken, and by which id the
+// request goes.
 func (x *exchange) identify() {
-	if peer, err := netip.ParseAddrPort(x.in.RemoteAddr); err == nil {
-		x.peer = peer.Addr().Unmap().WithZone("")
-	}
 	x.trusted = x.trusts(x.peer)
-	if id := x.in.Header.Get(requestIDHeader); x.trusted && isRequestID(id) {
-		x.id = id
-	} else {
-		x.id = newRequestID()
+	if x.trusted {
+		if id := x.value(requestIDHeader); isRequestID(id) {
+			x.id = id
+			return
+		}
 	}
+	x.id = newRequestID(&x.digits)
+}
+
+// value returns the first value of a field of the request, or "".
+func (x *exchange) value(name string) string {
+	if all := x.side.values(nil, name); len(all) > 0 {
+		return all[0]
+	}
+	return ""
 }
 
 func (x *exchange) trusts(peer netip.Addr) bool {
@@ -44,10 +51,13 @@ func (x *exchange) client() string {
 		return ""
 	}
 	if !x.trusted {
-		return x.peer.String()
+		if x.from == "" {
+			x.from = x.peer.String()
+		}
+		return x.from
 	}
 	client := x.peer
-	hops := strings.Split(strings.Join(x.in.Header.Values("X-Forwarded-For"), ","), ",")
+	hops := strings.Split(strings.Join(x.side.values(nil, "X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && x.trusts(client); i-- {
 		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
 		if err != nil {
@@ -58,27 +68,12 @@ func (x *exchange) client() string {
 	return client.String()
 }
 
-// appendHeader adds what of the client's header a worker gets, and the fields
-// that speak for the client. What the client says about itself goes, unless it
-// is a trusted proxy. It reports false if a value would not stay in its line.
-func (x *exchange) appendHeader(b []byte) ([]byte, bool) {
-	var listed []string
-	for _, line := range x.in.Header["Connection"] {
-		listed = appendListed(listed, line)
-	}
-	for name, values := range x.in.Header {
-		if isHopByHop(name) || isRestated(name) || isForged(name) || !x.trusted && isForwarding(name) ||
-			listed != nil && slices.Contains(listed, name) {
-			continue
-		}
-		for _, v := range values {
-			if !isLine(v) {
-				return b, false
-			}
-			b = appendField(b, name, v)
-		}
-	}
-	return x.appendForwarding(b), true
+// passes reports whether a worker gets a field of the request as it came. What
+// the client says about itself goes, unless it is a trusted proxy; listed are
+// the names that its Connection fields declare to be for this hop only.
+func (x *exchange) passes(name string, listed []string) bool {
+	return !isHopByHop(name) && !isRestated(name) && !isForged(name) && (x.trusted || !isForwarding(name)) &&
+		(listed == nil || !slices.Contains(listed, name))
 }
 
 // isRestated reports whether a field is written from what was understood of it
@@ -95,17 +90,17 @@ func isRestated(name string) bool {
 func (x *exchange) appendForwarding(b []byte) []byte {
 	b = appendField(b, requestIDHeader, x.id)
 	scheme := "http"
-	if x.in.TLS != nil {
+	if x.secure {
 		scheme = "https"
 	}
-	b = x.appendSaid(b, "X-Forwarded-Host", x.in.Host)
+	b = x.appendSaid(b, "X-Forwarded-Host", x.host)
 	b = x.appendSaid(b, "X-Forwarded-Proto", scheme)
 	if !x.peer.IsValid() {
 		return b
 	}
 	b = x.appendHops(b, "X-Forwarded-For")
 	b = append(x.peer.AppendTo(b), "\r\n"...)
-	if x.trusted && x.in.Header.Get("Forwarded") != "" {
+	if x.trusted && x.value("Forwarded") != "" {
 		b = x.appendHops(b, "Forwarded")
 		b = append(append(b, "for="...), forwardedNode(x.peer)...)
 		b = append(b, "\r\n"...)
@@ -115,8 +110,10 @@ func (x *exchange) appendForwarding(b []byte) []byte {
 
 // appendSaid adds what a trusted proxy said, or else value.
 func (x *exchange) appendSaid(b []byte, name, value string) []byte {
-	if said := x.in.Header[name]; x.trusted && len(said) > 0 {
-		return appendValues(b, name, said)
+	if x.trusted {
+		if said := x.side.values(nil, name); len(said) > 0 {
+			return appendValues(b, name, said)
+		}
 	}
 	return appendField(b, name, value)
 }
@@ -126,7 +123,7 @@ func (x *exchange) appendSaid(b []byte, name, value string) []byte {
 func (x *exchange) appendHops(b []byte, name string) []byte {
 	b = append(append(b, name...), ": "...)
 	if x.trusted {
-		for _, said := range x.in.Header[name] {
+		for _, said := range x.side.values(nil, name) {
 			b = append(append(b, said...), ", "...)
 		}
 	}
@@ -152,13 +149,17 @@ func forwardedNode(addr netip.Addr) string {
 	return addr.String()
 }
 
-// newRequestID returns 128 random bits in hex. They name a request and guard
-// nothing.
-func newRequestID() string {
-	var b [16]byte
+// requestIDLength is that of an id of our own.
+const requestIDLength = 32
+
+// newRequestID makes 128 random bits in hex of digits, and returns a view of
+// them. They name a request and guard nothing.
+func newRequestID(digits *[requestIDLength]byte) string {
+	var b [requestIDLength / 2]byte
 	binary.NativeEndian.PutUint64(b[:8], rand.Uint64())
 	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
-	return hex.EncodeToString(b[:])
+	hex.Encode(digits[:], b[:])
+	return view(digits[:])
 }
 
 // isRequestID reports whether a trusted peer's id is fit for a log line.

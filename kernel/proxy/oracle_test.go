@@ -58,7 +58,12 @@ func (f *reverse) forward(x *exchange, _ *Endpoint) (err error) {
 		}
 		err = errors.Join(c.sendErr, c.copyErr, x.out.err)
 	}()
-	f.proxy.ServeHTTP(&x.out, x.in.WithContext(context.WithValue(x.in.Context(), exchangeKey{}, c)))
+	w := x.side.(*response)
+	in := w.in.WithContext(context.WithValue(w.in.Context(), exchangeKey{}, c))
+	if x.body != nil {
+		in.Body = x.body
+	}
+	f.proxy.ServeHTTP(w, in)
 	return nil
 }
 
@@ -183,14 +188,14 @@ func (x *carried) setHeaders(out http.Header) {
 	}
 	out.Set(requestIDHeader, x.id)
 	scheme := "http"
-	if x.in.TLS != nil {
+	if x.secure {
 		scheme = "https"
 	}
-	x.setForwarded(out, "X-Forwarded-Host", x.in.Host)
+	x.setForwarded(out, "X-Forwarded-Host", x.host)
 	x.setForwarded(out, "X-Forwarded-Proto", scheme)
 	if x.peer.IsValid() {
 		x.appendForwarded(out, "X-Forwarded-For", x.peer.String())
-		if x.trusted && x.in.Header.Get("Forwarded") != "" {
+		if x.trusted && x.value("Forwarded") != "" {
 			x.appendForwarded(out, "Forwarded", "for="+forwardedNode(x.peer))
 		}
 	}
@@ -198,7 +203,7 @@ func (x *carried) setHeaders(out http.Header) {
 
 // setForwarded keeps what a trusted proxy said, or else sets value.
 func (x *carried) setForwarded(out http.Header, name, value string) {
-	if said := x.in.Header.Values(name); x.trusted && len(said) > 0 {
+	if said := x.side.values(nil, name); x.trusted && len(said) > 0 {
 		out[name] = said
 		return
 	}
@@ -207,7 +212,7 @@ func (x *carried) setForwarded(out http.Header, name, value string) {
 
 // appendForwarded puts value after what a trusted proxy said.
 func (x *carried) appendForwarded(out http.Header, name, value string) {
-	if said := x.in.Header.Values(name); x.trusted && len(said) > 0 {
+	if said := x.side.values(nil, name); x.trusted && len(said) > 0 {
 		value = strings.Join(said, ", ") + ", " + value
 	}
 	out.Set(name, value)

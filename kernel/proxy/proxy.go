@@ -32,8 +32,10 @@ type Options struct {
 	// next one. Nil: no timeouts.
 	Timeouts func() Timeouts
 
-	// Log is called once per finished request, in the request's goroutine.
-	Log func(Entry)
+	// Log is called once per finished request, in the request's goroutine. The
+	// entry and its strings are valid during the call only, since they may be
+	// views of a buffer: what is to be kept has to be copied ([Entry.Clone]).
+	Log func(*Entry)
 
 	// ErrorLog gets what net/http has to say about broken connections and
 	// panics, one line without its newline per call. Nil: dropped.
@@ -71,7 +73,7 @@ func New(o Options) *Proxy {
 		o.Timeouts = func() Timeouts { return Timeouts{} }
 	}
 	if o.Log == nil {
-		o.Log = func(Entry) {}
+		o.Log = func(*Entry) {}
 	}
 	if o.ErrorLog == nil {
 		o.ErrorLog = func(string) {}
@@ -110,19 +112,13 @@ func (p *Proxy) Lookup(host, path string) (Route, bool) {
 // the connection and the client can tell.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
-	f := x.serve()
-	if f != nil {
-		x.refuse(f)
+	path, f := target(r)
+	if f == nil {
+		f = x.serve(path)
 	}
-	if x.endpoint != nil {
-		x.endpoint.judge(f)
-		if x.failed(f) {
-			x.endpoint.failures.Add(1)
-		}
-	}
+	abort := x.conclude(f)
 	x.now = time.Now()
-	abort := f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
-	x.end(abort)
+	x.side.(*response).end(abort)
 	p.o.Log(x.entry(f))
 	if abort && !x.out.hijacked {
 		panic(http.ErrAbortHandler)

@@ -40,10 +40,10 @@ type site struct {
 func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	t.Helper()
 	s := &site{t: t}
-	o.Log = func(e Entry) {
+	o.Log = func(e *Entry) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.log = append(s.log, e)
+		s.log = append(s.log, e.Clone())
 	}
 	s.Proxy = New(o)
 	s.backend = NewBackend("index", bo)

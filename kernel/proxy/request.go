@@ -9,69 +9,53 @@ import (
 
 // appendHead adds the head of the request to b: the path, the query and the
 // header as they came in, less what is meant for this hop only or forged, and
-// the framing anew. The fault is a request that cannot be written without
+// the framing anew; and the body, if it is there as a whole. The fault is a request that cannot be written without
 // being read as something else.
 func (t *trip) appendHead(b []byte) ([]byte, error) {
-	r := t.x.in
-	host := r.Host
+	x := t.x
+	host := x.host
 	if host == "" {
 		host = t.e.host()
 	}
-	if !isVisible(r.Method) || !isVisible(host) {
+	if !isVisible(x.method) || !isVisible(host) {
 		return b, &faultError{*badTarget("method or host holds a space, or no ASCII")}
 	}
-	b = append(append(b, r.Method...), ' ')
-	b = appendTarget(b, r)
+	b = append(append(b, x.method...), ' ')
+	b = x.side.appendTarget(b)
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = appendField(b, "Host", host)
-	b, ok := t.x.appendHeader(b)
+	b, ok := x.side.appendHeader(b)
 	if !ok {
 		return b, &faultError{*badTarget("header holds a line break")}
 	}
-	return append(t.appendFraming(b), "\r\n"...), nil
-}
-
-// appendTarget adds path and query, byte for byte as they came in.
-func appendTarget(b []byte, r *http.Request) []byte {
-	u := r.URL
-	path := u.RawPath
-	if path == "" {
-		path = u.EscapedPath()
-	}
-	if path == "" {
-		path = "/"
-	}
-	b = append(b, path...)
-	if u.ForceQuery || u.RawQuery != "" {
-		b = append(append(b, '?'), u.RawQuery...)
-	}
-	return b
+	b = t.appendFraming(x.appendForwarding(b))
+	return append(append(b, "\r\n"...), x.whole...), nil
 }
 
 // appendFraming says how the body ends and what happens to the connection.
 func (t *trip) appendFraming(b []byte) []byte {
-	r := t.x.in
+	x := t.x
 	switch {
-	case t.x.body == nil:
-		if r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH" {
+	case x.length == 0:
+		if x.method == "POST" || x.method == "PUT" || x.method == "PATCH" {
 			b = append(b, "Content-Length: 0\r\n"...)
 		}
-	case r.ContentLength < 0:
+	case x.length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-		b = appendAnnounced(b, r.Trailer)
+		b = appendAnnounced(b, x.body.trailer)
 	default:
 		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, r.ContentLength, 10)
+		b = strconv.AppendInt(b, x.length, 10)
 		b = append(b, "\r\n"...)
 	}
-	if t.expects {
+	if x.expects {
 		b = append(b, "Expect: 100-continue\r\n"...)
 	}
-	if t.upgrade != "" {
+	if x.upgrade != "" {
 		b = append(b, "Connection: Upgrade\r\n"...)
-		b = appendField(b, "Upgrade", t.upgrade)
+		b = appendField(b, "Upgrade", x.upgrade)
 	}
-	if slices.ContainsFunc(r.Header["Te"], func(line string) bool { return hasToken(line, "trailers") }) {
+	if slices.ContainsFunc(x.side.values(nil, "Te"), func(line string) bool { return hasToken(line, "trailers") }) {
 		b = append(b, "Te: trailers\r\n"...)
 	}
 	return b

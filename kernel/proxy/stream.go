@@ -2,12 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,29 +23,97 @@ const (
 	discardTimeout = 5 * time.Second
 )
 
-// response is the client's side of an answer. It gives every write its own
-// deadline and notes what happens.
+// response is the client's side in lane S, which net/http serves. It gives every
+// write its own deadline and notes what happens.
 type response struct {
 	http.ResponseWriter
 	control  http.ResponseController
 	exchange *exchange
+	in       *http.Request // as it came
+	promised []string      // the trailers that the head has announced
+	armed    time.Time     // when the write deadline was set last
+}
 
-	status   int       // of the answer; 0 until it has one
-	started  bool      // the head was passed on
-	refused  bool      // it is the proxy's own
-	hijacked bool      // the connection was upgraded
-	armed    time.Time // when the write deadline was set last
-	err      error     // the first that the client's connection gave
-	bytes    atomic.Int64
+// begin takes a request in.
+func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
+	now := time.Now()
+	both := &struct {
+		x exchange
+		w response
+	}{
+		exchange{proxy: p, start: now, now: now, limits: p.o.Timeouts(),
+			method: r.Method, host: r.Host, secure: r.TLS != nil, old: !r.ProtoAtLeast(1, 1), length: r.ContentLength},
+		response{ResponseWriter: w, control: *http.NewResponseController(w), in: r},
+	}
+	x := &both.x
+	x.side, both.w.exchange = &both.w, x
+	switch {
+	case r.ContentLength != 0:
+		x.body = newRequestBody(r, &both.w.control, x.limits.Read)
+		x.expects = !x.old && hasToken(r.Header.Get("Expect"), "100-continue")
+	case !x.old:
+		x.upgrade = askedUpgrade(r.Header)
+	}
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		x.peer = peer.Addr().Unmap().WithZone("")
+	}
+	x.identify()
+	return x
 }
 
 var (
 	_ http.ResponseWriter = (*response)(nil)
 	_ http.Hijacker       = (*response)(nil)
+	_ side                = (*response)(nil)
 )
 
 // Unwrap lets http.ResponseController reach what response does not have.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) context() context.Context { return w.in.Context() }
+
+func (w *response) watch(c *workerConn) (unwatch func() bool) {
+	return context.AfterFunc(w.in.Context(), func() { c.Close() })
+}
+
+func (w *response) path() string { return w.in.URL.EscapedPath() }
+
+func (w *response) values(to []string, name string) []string { return append(to, w.in.Header[name]...) }
+
+func (w *response) appendTarget(b []byte) []byte {
+	u := w.in.URL
+	path := u.RawPath
+	if path == "" {
+		path = u.EscapedPath()
+	}
+	if path == "" {
+		path = "/"
+	}
+	b = append(b, path...)
+	if u.ForceQuery || u.RawQuery != "" {
+		b = append(append(b, '?'), u.RawQuery...)
+	}
+	return b
+}
+
+func (w *response) appendHeader(b []byte) (_ []byte, ok bool) {
+	var listed []string
+	for _, line := range w.in.Header["Connection"] {
+		listed = appendListed(listed, line)
+	}
+	for name, values := range w.in.Header {
+		if !w.exchange.passes(name, listed) {
+			continue
+		}
+		for _, v := range values {
+			if !isLine(v) {
+				return b, false
+			}
+			b = appendField(b, name, v)
+		}
+	}
+	return b, true
+}
 
 // WriteHeader passes informational answers on and notes the final one. A 100
 // is left to proceed.
@@ -55,7 +124,7 @@ func (w *response) WriteHeader(status int) {
 	if status < 200 {
 		w.arm()
 	} else {
-		w.status, w.started = status, true
+		w.exchange.out.status, w.exchange.out.started = status, true
 		h := w.Header()
 		if h["Content-Type"] == nil {
 			h["Content-Type"] = nil // or net/http guesses what the worker did not say
@@ -80,42 +149,59 @@ func (w *response) proceed() {
 func (w *response) Write(p []byte) (int, error) {
 	w.arm()
 	n, err := w.ResponseWriter.Write(p)
-	w.bytes.Add(int64(n))
-	w.note(err)
+	w.exchange.out.bytes.Add(int64(n))
+	w.exchange.out.note(err)
 	return n, err
 }
 
-// readFrom moves src to the client, by splice if net/http lets it.
-func (w *response) readFrom(to io.ReaderFrom, src *io.LimitedReader) (int64, error) {
+func (w *response) splices() bool {
+	_, ok := w.ResponseWriter.(io.ReaderFrom)
+	return ok
+}
+
+// splice moves src to the client, by splice if net/http lets it.
+func (w *response) splice(src *io.LimitedReader) (int64, error) {
 	w.arm()
-	n, err := to.ReadFrom(src)
-	w.bytes.Add(n)
+	n, err := w.ResponseWriter.(io.ReaderFrom).ReadFrom(src)
+	w.exchange.out.bytes.Add(n)
 	return n, err
 }
+
+func (w *response) flush() { _ = w.FlushError() }
 
 // FlushError is what http.ResponseController.Flush calls.
 func (w *response) FlushError() error {
 	w.arm()
 	err := w.control.Flush()
-	w.note(err)
+	w.exchange.out.note(err)
 	return err
 }
 
-// Hijack gives out the client's connection, which ends with the endpoint that
-// it was upgraded for.
+// Hijack is hijack for those that know net/http only.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := w.control.Hijack()
+	c, err := w.hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	w.status, w.started, w.hijacked = http.StatusSwitchingProtocols, true, true
-	c := &clientConn{Conn: conn, early: rw.Reader, response: w, endpoint: w.exchange.endpoint}
+	return c, bufio.NewReadWriter(c.early, bufio.NewWriter(c)), nil
+}
+
+// hijack gives out the client's connection, which ends with the endpoint that
+// it was upgraded for.
+func (w *response) hijack() (*clientConn, error) {
+	conn, rw, err := w.control.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	x := w.exchange
+	x.out.status, x.out.started, x.out.hijacked = http.StatusSwitchingProtocols, true, true
+	c := &clientConn{Conn: conn, early: rw.Reader, exchange: x, endpoint: x.endpoint}
 	if !c.endpoint.track(c) {
 		conn.Close()
-		return nil, nil, errEndpointClosed
+		return nil, errEndpointClosed
 	}
 	c.arm()
-	return c, rw, nil
+	return c, nil
 }
 
 // arm gives the client until now + Timeouts.Write to take what comes next, or
@@ -134,10 +220,23 @@ func (w *response) armAt(now time.Time) {
 	}
 }
 
-func (w *response) note(err error) {
-	if w.err == nil && err != nil && !errors.Is(err, http.ErrNotSupported) {
-		w.err = err
+// end settles the connection to the client before the handler returns: nobody
+// reads the body any more, and net/http gets time to write what it buffers.
+func (w *response) end(abort bool) {
+	x := w.exchange
+	if x.out.hijacked {
+		return
 	}
+	switch {
+	case abort:
+		x.body.end(0)
+	case x.endpoint != nil:
+		x.body.end(lingerTimeout)
+	default:
+		x.body.end(discardTimeout)
+	}
+	x.upload.wait()
+	w.armAt(x.now)
 }
 
 // clientConn is an upgraded connection. Bytes that came along with the upgrade
@@ -145,7 +244,7 @@ func (w *response) note(err error) {
 type clientConn struct {
 	net.Conn
 	early    *bufio.Reader
-	response *response
+	exchange *exchange
 	endpoint *Endpoint
 }
 
@@ -159,14 +258,14 @@ func (c *clientConn) Read(p []byte) (int, error) {
 func (c *clientConn) Write(p []byte) (int, error) {
 	c.arm()
 	n, err := c.Conn.Write(p)
-	c.response.bytes.Add(int64(n))
+	c.exchange.out.bytes.Add(int64(n))
 	return n, err
 }
 
 // CloseWrite passes the end of the worker's data on. The client then has until
 // Timeouts.Read to end its own.
 func (c *clientConn) CloseWrite() error {
-	if t := c.response.exchange.limits.Read; t > 0 {
+	if t := c.exchange.limits.Read; t > 0 {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(t))
 	}
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
@@ -181,7 +280,7 @@ func (c *clientConn) Close() error {
 }
 
 func (c *clientConn) arm() {
-	if t := c.response.exchange.limits.Write; t > 0 {
+	if t := c.exchange.limits.Write; t > 0 {
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(t))
 	}
 }
@@ -194,6 +293,8 @@ var errBodyEnded = errors.New("proxy: request has ended")
 type requestBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	chunked bool
+	trailer http.Header // filled when the body was read
 	timeout time.Duration
 
 	mu      sync.Mutex
@@ -205,7 +306,7 @@ type requestBody struct {
 }
 
 func newRequestBody(r *http.Request, control *http.ResponseController, timeout time.Duration) *requestBody {
-	b := &requestBody{ReadCloser: r.Body, control: control, timeout: timeout}
+	b := &requestBody{ReadCloser: r.Body, control: control, chunked: r.ContentLength < 0, trailer: r.Trailer, timeout: timeout}
 	b.idle.L = &b.mu
 	return b
 }

@@ -34,22 +34,21 @@ func askedUpgrade(h http.Header) string {
 // have ended or one fails.
 func (t *trip) switchProtocols() error {
 	got := t.answer.upgrade()
-	if t.upgrade == "" || !strings.EqualFold(t.upgrade, got) {
-		return fmt.Errorf("%w: %q, asked for %q", errUpgrade, got, t.upgrade)
+	if t.x.upgrade == "" || !strings.EqualFold(t.x.upgrade, got) {
+		return fmt.Errorf("%w: %q, asked for %q", errUpgrade, got, t.x.upgrade)
 	}
 	_ = t.c.SetDeadline(time.Time{})
 	t.watch()
-	client, _, err := t.x.out.Hijack()
+	client, err := t.x.side.hijack()
 	if err != nil {
 		return fmt.Errorf("take over the client's connection: %w", err)
 	}
 	defer client.Close()
-	c := client.(*clientConn)
-	if _, err := c.Conn.Write(t.appendSwitch(nil, got)); err != nil {
+	if _, err := client.Conn.Write(t.appendSwitch(nil, got)); err != nil {
 		t.x.out.note(err)
 		return err
 	}
-	both := &tunnel{client: c, worker: t.c}
+	both := &tunnel{client: client, worker: t.c}
 	both.run(t.in[t.r:t.w])
 	if both.byClient {
 		t.x.out.note(both.err)

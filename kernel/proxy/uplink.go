@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,10 @@ const (
 	// settleTimeout is how long the last piece of a request may take to be
 	// written after its answer is complete; then the connection is given up.
 	settleTimeout = 50 * time.Millisecond
+
+	// maxPause is how long a client that nobody watches may be gone before
+	// that is seen; the pauses between the looks grow up to it.
+	maxPause = time.Second
 )
 
 // uplink is the HTTP/1.1 client of the proxy. The goroutine of the request
@@ -31,19 +34,29 @@ type uplink struct{}
 
 var _ forwarder = uplink{}
 
-// forward sends the request over a connection that nothing else uses, and over
-// a new one if that turns out to be dead, as far as this cannot have the
-// request executed twice.
+// forward sends the request over a connection that nothing else uses. If that
+// turns out to be dead, another worker can have the request, or this one over a
+// new connection, as far as this cannot have it executed twice.
 func (uplink) forward(x *exchange, e *Endpoint) error {
 	t := trips.Get().(*trip)
 	defer t.release()
 	if err := t.prepare(x, e); err != nil {
 		return err
 	}
-	again, err := t.attempt(e.pool.take(x.now))
-	if again {
-		x.now = time.Now()
-		_, err = t.attempt(nil)
+	var c *workerConn
+	if !x.repeated {
+		c = e.pool.take(x.now)
+	}
+	again, err := t.attempt(c)
+	if again && !x.repeated {
+		if t.upload == nil && x.turn.hasOthers(e) {
+			return &repeatError{err}
+		}
+		if e.mayRetry() {
+			x.attempts++
+			x.now = time.Now()
+			_, err = t.attempt(nil)
+		}
 	}
 	if _, ok := errors.AsType[*dialError](err); ok && t.upload != nil {
 		return fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err) // no other worker can be given what was read of the body
@@ -54,11 +67,9 @@ func (uplink) forward(x *exchange, e *Endpoint) error {
 // trip is a request on its way to a worker and back. Its buffers are used
 // again. It belongs to the goroutine of the request.
 type trip struct {
-	x       *exchange
-	e       *Endpoint
-	c       *workerConn
-	upgrade string // the protocol that the client asks for, or ""
-	expects bool   // the client waits for a 100 before it sends the body
+	x *exchange
+	e *Endpoint
+	c *workerConn
 
 	out []byte // the head of the request and what came of its body right away
 	n   int    // bytes of out that were written
@@ -67,12 +78,13 @@ type trip struct {
 	r, w      int
 	heard     bool // something has come
 	answer    answer
-	whole     bool        // the answer was read to its end, and no further
-	deadline  time.Time   // for the head of the answer; zero: none, or set when the body is sent
-	patient   bool        // the read deadline is the real one
-	streaming bool        // there is none, since the body is being read
-	unwatch   func() bool // nil: nothing happens if the client leaves
-	upload    *uploader   // nil: no body, or not begun
+	whole     bool          // the answer was read to its end, and no further
+	deadline  time.Time     // for what is waited for; zero: none, or set when the body is sent
+	patient   bool          // the deadline of the connection is the real one
+	pause     time.Duration // since the client was looked at last; 0: there was no need
+	streaming bool          // the body is being read
+	unwatch   func() bool   // nil: nothing happens by itself if the client leaves
+	upload    *uploader     // nil: no body, or not begun
 	trailers  []field
 }
 
@@ -93,13 +105,6 @@ func (t *trip) release() {
 
 func (t *trip) prepare(x *exchange, e *Endpoint) error {
 	t.x, t.e = x, e
-	switch {
-	case !x.in.ProtoAtLeast(1, 1): // knows neither
-	case x.body != nil:
-		t.expects = hasToken(x.in.Header.Get("Expect"), "100-continue")
-	default:
-		t.upgrade = askedUpgrade(x.in.Header)
-	}
 	var err error
 	t.out, err = t.appendHead(t.out[:0])
 	return err
@@ -109,12 +114,12 @@ func (t *trip) prepare(x *exchange, e *Endpoint) error {
 // nil. After an error, again says that another attempt does no harm.
 func (t *trip) attempt(c *workerConn) (again bool, err error) {
 	if c == nil {
-		if c, err = t.e.dial(t.x.in.Context()); err != nil {
+		if c, err = t.e.dial(t.x.side.context()); err != nil {
 			return false, err
 		}
 		t.x.now = time.Now()
 	}
-	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming = c, 0, 0, 0, false, false, false
+	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming, t.pause = c, 0, 0, 0, false, false, false, 0
 	err = t.exchange()
 	again = t.mayRepeat(err)
 	sound := err == nil && t.whole && t.r == t.w && !t.answer.last && t.sentWhole()
@@ -123,7 +128,7 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		t.unwatch = nil
 	}
 	if sound {
-		if t.patient { // or it was a glance ago that the request was sent
+		if t.patient || t.pause > 0 { // or it was a glance ago that the request was sent
 			t.x.now = time.Now()
 		}
 		t.e.pool.put(c, t.x.now)
@@ -155,8 +160,8 @@ func (t *trip) exchange() error {
 			return fmt.Errorf("%w: %d informational answers", errAnswer, n)
 		case status == http.StatusContinue:
 			t.sendExpected()
-		default:
-			t.hint()
+		case !t.x.old:
+			t.x.side.hint(&t.answer)
 		}
 	}
 }
@@ -164,7 +169,7 @@ func (t *trip) exchange() error {
 // send writes the head along with what there is of the body. The rest goes its
 // own way from then on.
 func (t *trip) send() error {
-	if t.x.body != nil && !t.expects && t.upload == nil {
+	if t.x.body != nil && !t.x.expects && t.upload == nil {
 		t.startUpload()
 		t.out = t.upload.begin(t.out)
 		t.x.now = time.Now()
@@ -174,7 +179,7 @@ func (t *trip) send() error {
 	}
 	now := t.x.now
 	switch {
-	case t.expects:
+	case t.x.expects:
 		t.patient = false
 		t.watch()
 		_ = t.c.SetDeadline(time.Time{})
@@ -227,24 +232,48 @@ func (t *trip) extend() bool {
 	switch {
 	case t.patient:
 		return false
-	case t.expects:
+	case t.x.expects && t.upload == nil:
 		t.sendExpected()
 		return true
 	}
-	t.patient = true
+	now := time.Now()
+	if !t.deadline.IsZero() && !now.Before(t.deadline) {
+		return false
+	}
 	t.watch()
-	_ = t.c.SetDeadline(t.deadline)
-	return t.deadline.IsZero() || time.Now().Before(t.deadline)
+	if t.unwatch == nil && t.x.side.context().Err() != nil {
+		return false
+	}
+	t.attend(now)
+	return true
+}
+
+// attend sets the connection's deadline to the real one, or to when the client
+// has to be looked at again.
+func (t *trip) attend(now time.Time) {
+	until := t.deadline
+	t.patient = t.unwatch != nil
+	if !t.patient {
+		t.pause = min(max(2*t.pause, glanceTimeout), maxPause)
+		if next := now.Add(t.pause); until.IsZero() || next.Before(until) {
+			until = next
+		}
+	}
+	if t.streaming {
+		_ = t.c.SetReadDeadline(until)
+	} else {
+		_ = t.c.SetDeadline(until)
+	}
 }
 
 // sendExpected sends the body that the worker was asked about. It is sent once.
 func (t *trip) sendExpected() {
-	if !t.expects || t.upload != nil {
+	if !t.x.expects || t.upload != nil {
 		return
 	}
 	t.patient = true
 	_ = t.c.SetReadDeadline(time.Time{})
-	t.x.out.proceed()
+	t.x.side.proceed()
 	t.startUpload()
 	t.upload.carryOn(t.c)
 }
@@ -254,11 +283,11 @@ func (t *trip) startUpload() {
 	t.x.upload = t.upload
 }
 
-// watch breaks the connection off when the client leaves. It does so once.
+// watch breaks the connection off when the client leaves, if the side can have
+// that done. It does so once.
 func (t *trip) watch() {
 	if t.unwatch == nil {
-		c := t.c // the trip may serve another request by then
-		t.unwatch = context.AfterFunc(t.x.in.Context(), func() { c.Close() })
+		t.unwatch = t.x.side.watch(t.c)
 	}
 }
 
@@ -268,19 +297,19 @@ func (t *trip) watch() {
 // the worker's seeing the request twice. A request of which nothing was written
 // is not lost, since what was read of its body is still in t.out.
 func (t *trip) mayRepeat(err error) bool {
-	if err == nil || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.in.Context().Err() != nil {
+	if err == nil || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.side.context().Err() != nil {
 		return false
 	}
-	return t.n == 0 || t.c.reused && t.x.body == nil && isRepeatable(t.x.in)
+	return t.n == 0 || t.c.reused && t.x.length == 0 && t.x.isRepeatable()
 }
 
 // isRepeatable is the rule of net/http for requests without a body.
-func isRepeatable(r *http.Request) bool {
-	switch r.Method {
+func (x *exchange) isRepeatable() bool {
+	switch x.method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
 	}
-	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+	return len(x.side.values(nil, "Idempotency-Key")) > 0 || len(x.side.values(nil, "X-Idempotency-Key")) > 0
 }
 
 // readHead reads the next head of an answer into t.answer.
@@ -291,7 +320,7 @@ func (t *trip) readHead() error {
 			return err
 		}
 		if end > 0 {
-			head := string(t.in[t.r : t.r+end])
+			head := t.text(t.in[t.r : t.r+end])
 			t.r += end
 			return t.answer.parse(head)
 		}
@@ -303,6 +332,14 @@ func (t *trip) readHead() error {
 			return err
 		}
 	}
+}
+
+// text is b for the side: a copy, unless it is content with a view.
+func (t *trip) text(b []byte) string {
+	if t.x.brief {
+		return view(b)
+	}
+	return string(b)
 }
 
 // room makes room for more in front of t.in's end.
@@ -331,9 +368,17 @@ func (t *trip) read() error {
 			t.heard = true
 			return nil // an error comes again
 		case !errors.Is(err, os.ErrDeadlineExceeded) || !t.extend():
-			return early(err)
+			return early(t.named(err))
 		}
 	}
+}
+
+// named is err, but a stream that stood still for too long is called so.
+func (t *trip) named(err error) error {
+	if t.streaming && isTimeout(err) {
+		return fmt.Errorf("%w for %v", errStreamIdle, t.e.o.StreamIdleTimeout)
+	}
+	return err
 }
 
 // early is err with the end of the connection, which came too soon, named so.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"io"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,8 +21,6 @@ const (
 // whose body is not asked for yet.
 type uploader struct {
 	body    *requestBody
-	chunked bool
-	trailer http.Header   // filled when the body was read
 	timeout time.Duration // for the answer, counted from when the worker last took something of the body
 
 	buf      *[uploadBuffer]byte
@@ -42,8 +39,7 @@ type uploader struct {
 var uploadBuffers = sync.Pool{New: func() any { return new([uploadBuffer]byte) }}
 
 func newUpload(t *trip) *uploader {
-	return &uploader{body: t.x.body, chunked: t.x.in.ContentLength < 0, trailer: t.x.in.Trailer, timeout: t.e.o.ResponseTimeout,
-		buf: uploadBuffers.Get().(*[uploadBuffer]byte)}
+	return &uploader{body: t.x.body, timeout: t.e.o.ResponseTimeout, buf: uploadBuffers.Get().(*[uploadBuffer]byte)}
 }
 
 // begin appends the beginning of the body to head, if it comes soon.
@@ -95,7 +91,7 @@ func (u *uploader) send(c *workerConn) error {
 	var frame []byte
 	for {
 		piece := u.buf[:n]
-		if u.chunked {
+		if u.body.chunked {
 			frame = u.appendPiece(frame[:0], piece, err == io.EOF)
 			piece = frame
 		}
@@ -203,7 +199,7 @@ func (u *uploader) wait() {
 
 // appendPiece adds a piece of the body to b, framed as the head says.
 func (u *uploader) appendPiece(b, piece []byte, last bool) []byte {
-	if !u.chunked {
+	if !u.body.chunked {
 		return append(b, piece...)
 	}
 	if len(piece) > 0 {
@@ -214,7 +210,7 @@ func (u *uploader) appendPiece(b, piece []byte, last bool) []byte {
 	}
 	if last {
 		b = append(b, "0\r\n"...)
-		for name, values := range u.trailer {
+		for name, values := range u.body.trailer {
 			if isRequestTrailer(name) && !slices.ContainsFunc(values, func(v string) bool { return !isFieldValue(v) }) {
 				b = appendValues(b, name, values) // net/http checks headers, but not these
 			}
