@@ -74,6 +74,11 @@ func (w *Workers) fields() fields {
 // fields and PathOverride.apply have the same keys; a test holds them together.
 func (w *Worker) fields() fields {
 	return fields{
+		{"instances", instances(&w.Instances)},
+		{"max_in_flight", whole(&w.MaxInFlight, 0, noLimit)},
+		{"queue_timeout_ms", span(&w.QueueTimeout, time.Millisecond, 0, time.Hour)},
+		{"queue_requests", whole(&w.QueueRequests, 0, noLimit)},
+		{"slow_start_ms", span(&w.SlowStart, time.Millisecond, 0, time.Hour)},
 		{"go_max_procs", whole(&w.GoMaxProcs, 0, noLimit)},
 		{"max_requests", whole(&w.MaxRequests, 0, noLimit)},
 		{"read_timeout_seconds", span(&w.ReadTimeout, time.Second, 0, year)},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -102,13 +103,13 @@ func (p *page) follow(inst *instance) {
 	})
 }
 
-// exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile.
+// exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile, or
+// go to the others.
 func (p *page) exited(inst *instance) {
-	if p.warmEnded(inst) || inst != p.current {
+	if p.warmEnded(inst) || !p.serves(inst) {
 		return
 	}
-	p.current = nil
-	p.backend.Set()
+	p.remove(inst)
 	p.crashes++
 	p.failed(inst)
 	p.problem = inst.epitaph()
@@ -119,7 +120,7 @@ func (p *page) exited(inst *instance) {
 	}
 	wait := min(backoff(p.failures-1), restartLimit)
 	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
-		p.start(inst.release, restart, wait)
+		p.begin(&candidate{release: inst.release, why: restart, beside: p.current != nil}, wait)
 	}
 }
 
@@ -131,21 +132,26 @@ func (p *page) failed(inst *instance) {
 	p.failures++
 }
 
-// renew replaces the worker in service if there is a reason, unless another is being started: it is called again when
-// that one is live or discarded.
+// renew makes the next step from the workers that serve to those that are wanted, unless something is being started: it
+// is called again when that is live or discarded.
 func (p *page) renew() {
-	inst := p.current
-	if inst == nil || p.candidate != nil {
+	if p.current == nil || p.candidate != nil {
 		return
 	}
-	healthy := inst.healthy.Load()
-	switch {
-	case !inst.fits(p):
-		p.start(inst.release, reconfigure, 0)
-	case inst.spent:
-		p.start(inst.release, recycle, 0)
-	case healthy != nil && !*healthy:
-		p.start(inst.release, replace, 0)
+	p.shed()
+	r, set := p.current.release, p.set()
+	if slices.ContainsFunc(set, func(inst *instance) bool { return !inst.fits(p) }) {
+		p.start(r, reconfigure, 0)
+		return
+	}
+	for _, inst := range set {
+		if why := inst.outworn(); why != "" {
+			p.begin(&candidate{release: r, why: why, beside: true, relieves: inst}, 0)
+			return
+		}
+	}
+	if len(set) < p.wanted() && !p.short {
+		p.begin(&candidate{release: r, why: grow, beside: true}, 0)
 	}
 }
 
@@ -180,7 +186,7 @@ func (p *page) bridge() {
 // unreachable replaces a worker that lives but takes no connection. That one is refused is also the first that is
 // heard of a worker's end: its process gets a moment to be seen to have ended.
 func (p *page) unreachable(inst *instance, err error) {
-	if inst != p.current || inst.suspect {
+	if !p.serves(inst) || inst.suspect {
 		return
 	}
 	inst.suspect = true
@@ -195,19 +201,21 @@ func (p *page) unreachable(inst *instance, err error) {
 
 func (p *page) replaceDeaf(inst *instance, err error) {
 	inst.suspect = false
-	if inst == p.current && p.candidate == nil {
+	if p.serves(inst) && p.candidate == nil {
 		p.k.log.Error("the worker takes no connections, replacing it", "page", p.name, "worker", inst.id, "error", err)
 		p.failed(inst)
-		p.start(inst.release, replace, min(backoff(p.failures-1), restartLimit))
+		p.begin(&candidate{release: inst.release, why: replace, beside: true, relieves: inst}, min(backoff(p.failures-1), restartLimit))
 	}
 }
 
 // checked takes a report of the checker.
 func (p *page) checked(h sdk.Health) {
-	inst := p.current
-	if inst == nil || inst.id != h.Target {
+	set := p.set()
+	i := slices.IndexFunc(set, func(inst *instance) bool { return inst.id == h.Target })
+	if i < 0 {
 		return
 	}
+	inst := set[i]
 	inst.healthy.Store(&h.Healthy)
 	if h.Healthy {
 		return

@@ -208,6 +208,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 	lives.start(base, "traffic", k.sampleTraffic)
+	lives.start(base, "scaler", k.scalePages)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
 	k.measured.Store(k.front)
@@ -284,7 +285,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "traffic", "cleaner", "reloader", "replacer", "watcher", "resolver")
+	lives.end("progress", "traffic", "scaler", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")

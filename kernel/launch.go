@@ -1,19 +1,70 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/kernel/worker"
 	"github.com/tqserver/tqserver/sdk"
 )
+
+// launchAll starts workers side by side and waits until they are ready. Those that are to take the place of others
+// come all or none, but for those without a port, which may follow; of those that join others each counts for itself. On
+// an error nothing of them is left.
+func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route sdk.Route, settings config.Worker, delay time.Duration) ([]*instance, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var fresh []*instance
+	var failed, portless error
+	var starts sync.WaitGroup
+	for _, id := range ids {
+		starts.Go(func() {
+			inst, err := p.launch(ctx, id, c.release, route, settings, delay)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				fresh = append(fresh, inst)
+			case errors.Is(err, port.ErrExhausted):
+				portless = err
+			case failed == nil:
+				if failed = err; !c.beside {
+					cancel() // the others are of no use
+				}
+			}
+		})
+	}
+	starts.Wait()
+	switch {
+	case len(fresh) == 0:
+		return nil, cmp.Or(failed, portless)
+	case failed != nil && !c.beside:
+		p.discard(fresh)
+		return nil, failed
+	}
+	return fresh, nil
+}
+
+// discard ends workers that have had no request.
+func (p *page) discard(set []*instance) {
+	var ends sync.WaitGroup
+	for _, inst := range set {
+		ends.Go(func() { inst.close(p.k.config().Workers.ShutdownGracePeriod) })
+	}
+	ends.Wait()
+}
 
 // launch starts a worker and waits until it is ready. On an error nothing of it is left.
 func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route, settings config.Worker, delay time.Duration) (*instance, error) {
@@ -96,14 +147,18 @@ func (p *page) endpoint(inst *instance) *proxy.Endpoint {
 	s := inst.settings
 	return proxy.NewEndpoint(proxy.EndpointOptions{
 		Addr: inst.addr(), Page: p.name, Release: inst.release.ID, Worker: inst.id,
-		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxRequests: uint64(s.MaxRequests),
+		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxInFlight: s.MaxInFlight, MaxRequests: uint64(s.MaxRequests),
 		OnLimit:       func() { p.post(func() { p.spent(inst) }) },
 		OnUnreachable: func(err error) { p.post(func() { p.unreachable(inst, err) }) },
 	})
 }
 
-// sameSettings tells whether a worker started with a would be the same as one started with b.
+// sameSettings tells whether a worker started with a would be the same as one started with b. What is not of the
+// worker, but of how requests are given to it, makes no difference.
 func sameSettings(a, b config.Worker) bool {
+	for _, w := range []*config.Worker{&a, &b} {
+		w.Instances, w.MaxInFlight, w.QueueTimeout, w.QueueRequests, w.SlowStart = config.Instances{}, 0, 0, 0, 0
+	}
 	ea, eb := a.Env, b.Env
 	a.Env, b.Env = nil, nil
 	same := func(x, y *string) bool { return (x == nil) == (y == nil) && (x == nil || *x == *y) }

@@ -111,6 +111,9 @@ func showPage(t *table, p control.Page) {
 	if p.Error != "" && p.State == "serving" {
 		state = "serving, see below"
 	}
+	if n := serving(p); n > 0 && n != p.Wanted {
+		state += fmt.Sprintf(" (%d of %d workers)", n, p.Wanted)
+	}
 	if p.Crashes > 0 {
 		state += fmt.Sprintf(" (%d crashes)", p.Crashes)
 	}
@@ -120,8 +123,8 @@ func showPage(t *table, p control.Page) {
 	if p.Pinned != nil {
 		state += ", pinned"
 	}
-	if p.Held > 0 {
-		state += fmt.Sprintf(" (%d waiting)", p.Held)
+	if waiting := p.Held + p.Queued; waiting > 0 {
+		state += fmt.Sprintf(" (%d waiting)", waiting)
 	}
 	if len(p.Workers) == 0 {
 		t.row(p.Name, p.Host+p.Route, state, "-", "-", "-", "-", "-", "-", buildNote(p.Build))
@@ -133,6 +136,16 @@ func showPage(t *table, p control.Page) {
 		}
 		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, build)
 	}
+}
+
+// serving is how many workers of a page serve.
+func serving(p control.Page) (n int) {
+	for _, w := range p.Workers {
+		if w.State == "serving" {
+			n++
+		}
+	}
+	return n
 }
 
 func buildNote(b *control.Build) string {
