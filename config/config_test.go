@@ -74,7 +74,7 @@ var good = map[string]func(*Config){
 			Default: Worker{
 				GoMaxProcs: 0, MaxRequests: 13,
 				ReadTimeout: 14 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 16 * time.Second,
-				GoMemLimit: "1073741824", LogFile: "w.log",
+				GoMemLimit: "1073741824", Endpoint: TCP, LogFile: "w.log",
 				Env: map[string]*string{"DB_HOST": &host, "HOME": nil, "EMPTY": &empty},
 			},
 		}

@@ -48,6 +48,7 @@ func Default() *Config {
 				ReadTimeout:  30 * time.Second,
 				WriteTimeout: 30 * time.Second,
 				IdleTimeout:  120 * time.Second,
+				Endpoint:     TCP,
 				LogFile:      "logs/{path}/worker_{date}.log",
 			},
 		},

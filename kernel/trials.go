@@ -82,7 +82,7 @@ func (k *Kernel) tryChecker(ctx context.Context, conn *grpc.ClientConn) error {
 			continue
 		}
 		if healthy := inst.healthy.Load(); healthy != nil && *healthy {
-			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.target()})
 		}
 	}
 	if len(set.Targets) == 0 {

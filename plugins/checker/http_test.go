@@ -62,7 +62,7 @@ func TestProbe(t *testing.T) {
 			cancel()
 			ctx, cancel = context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("no answer within 50ms")) // as sdk.CheckerFunc does
 		}
-		err := newGet()(ctx, HTTPConfig{path}, target)
+		err := get(ctx, HTTPConfig{path}, target)
 		cancel()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
@@ -82,7 +82,7 @@ func TestProbeOfNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	err = newGet()(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: l.Addr().String()})
+	err = get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: l.Addr().String()})
 	if err == nil || !strings.HasPrefix(err.Error(), "GET /health: dial tcp 127.0.0.1:") || !strings.HasSuffix(err.Error(), "connection refused") {
 		t.Errorf("error is %v", err)
 	}
