@@ -3,9 +3,11 @@ package checker
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +75,27 @@ func TestProbe(t *testing.T) {
 	}
 	if len(requests) != 0 {
 		t.Error("a redirect is followed")
+	}
+}
+
+func TestProbeOfASocket(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	lis, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: lis, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "localhost" {
+			w.WriteHeader(http.StatusMisdirectedRequest)
+		}
+	})}}
+	server.Start()
+	defer server.Close()
+	if err := get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: "unix:" + path}); err != nil {
+		t.Error(err)
+	}
+	if err := get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: "unix:" + path + "x"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nobody listens: %v", err)
 	}
 }
 
