@@ -82,7 +82,7 @@ var good = map[string]func(*Config){
 				Instances: Instances{3, 3}, MaxInFlight: 32, QueueTimeout: 33 * time.Millisecond, QueueRequests: 34, SlowStart: 35 * time.Millisecond,
 				GoMaxProcs: 0, MaxRequests: 13,
 				ReadTimeout: 14 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 16 * time.Second,
-				GoMemLimit: "1073741824", LogFile: "w.log",
+				GoMemLimit: "1073741824", Endpoint: TCP, LogFile: "w.log",
 				Env: map[string]*string{"DB_HOST": &host, "HOME": nil, "EMPTY": &empty},
 			},
 		}

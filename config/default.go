@@ -53,6 +53,7 @@ func Default() *Config {
 				WriteTimeout:  30 * time.Second,
 				IdleTimeout:   120 * time.Second,
 				LogFile:       "logs/{path}/worker_{date}.log",
+				Endpoint:      TCP,
 			},
 		},
 		FileWatcher: FileWatcher{Debounce: 50 * time.Millisecond},

@@ -85,6 +85,7 @@ func (w *Worker) fields() fields {
 		{"write_timeout_seconds", span(&w.WriteTimeout, time.Second, 0, year)},
 		{"idle_timeout_seconds", span(&w.IdleTimeout, time.Second, 0, year)},
 		{"go_mem_limit", memory(&w.GoMemLimit)},
+		{"endpoint", text(&w.Endpoint, checkEndpoint)},
 		{"log_file", logFile(&w.LogFile, "{path}", "{date}")},
 		{"env", environment(&w.Env)},
 	}

@@ -47,6 +47,12 @@ type Workers struct {
 	Paths []PathOverride
 }
 
+// The values of [Worker].Endpoint.
+const (
+	TCP  = "tcp"  // a leased port of 127.0.0.1
+	Unix = "unix" // a unix socket of its own
+)
+
 // Worker configures the workers of one page.
 type Worker struct {
 	// Instances is how many workers there are, and MaxInFlight how many
@@ -70,6 +76,8 @@ type Worker struct {
 	ReadTimeout, WriteTimeout, IdleTimeout time.Duration
 	// GoMemLimit is GOMEMLIMIT as the Go runtime takes it; "" leaves it unset.
 	GoMemLimit string
+	// Endpoint is what a worker listens on, TCP or Unix.
+	Endpoint string
 	// LogFile may hold {date} and {path}; "" writes no log file.
 	LogFile string
 	// Env is added to the worker's environment. A nil value stands for the
@@ -129,6 +137,8 @@ func (o PathOverride) apply(w *Worker) {
 			w.IdleTimeout = o.worker.IdleTimeout
 		case "go_mem_limit":
 			w.GoMemLimit = o.worker.GoMemLimit
+		case "endpoint":
+			w.Endpoint = o.worker.Endpoint
 		case "log_file":
 			w.LogFile = o.worker.LogFile
 		case "env":

@@ -26,7 +26,7 @@ func (k *Kernel) targetSet() sdk.TargetSet {
 	set := sdk.TargetSet{Version: k.targetSets.Add(1)}
 	for _, p := range k.routes.list() {
 		for _, inst := range p.view.Load().serving {
-			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.target()})
 		}
 	}
 	return set

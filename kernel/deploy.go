@@ -66,7 +66,7 @@ func (p *page) build() {
 		report, err := p.k.build(ctx, job)
 		p.post(func() { p.releaseBuilt(report, err) })
 	})
-	p.k.ports.Reserve(p.name) // for the worker of what is built
+	p.reserve() // for the worker of what is built
 }
 
 func (p *page) releaseBuilt(report *buildReport, err error) {
@@ -257,7 +257,8 @@ func (p *page) swap(c *candidate, fresh []*instance) {
 
 // live tells of a worker in service. The first of those that a release came with stands for the save.
 func (p *page) live(c *candidate, inst *instance, first bool) {
-	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), "port", inst.lease.Port(), "why", string(c.why)}
+	key, addr := inst.logAddr()
+	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), key, addr, "why", string(c.why)}
 	p.problem = ""
 	if p.newest(inst.release) {
 		p.stale = ""
@@ -270,7 +271,7 @@ func (p *page) live(c *candidate, inst *instance, first bool) {
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, args...)
 	if inst.worker.Exposed() {
-		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.lease.Port())
+		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.port())
 	}
 }
 

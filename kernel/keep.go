@@ -25,7 +25,8 @@ type instance struct {
 	release  release
 	route    sdk.Route
 	settings config.Worker
-	lease    *port.Lease
+	lease    *port.Lease // nil with a socket
+	socket   string      // the path of what it listens on; "" with a port
 	worker   *worker.Worker
 	endpoint *proxy.Endpoint
 	ready    time.Time
@@ -49,12 +50,9 @@ const settled = 10 * time.Second
 // longer than 10 s.
 const restartLimit = 5 * time.Second
 
-func (i *instance) addr() string { return fmt.Sprintf("127.0.0.1:%d", i.lease.Port()) }
-
 // fits tells whether a worker started now would be the same.
 func (i *instance) fits(p *page) bool {
-	w := p.k.config().Workers
-	return i.route == p.route && sameSettings(i.settings, p.settings) && w.PortRangeStart <= i.lease.Port() && i.lease.Port() <= w.PortRangeEnd
+	return i.route == p.route && sameSettings(i.settings, p.settings) && i.inRange(p.k.config().Workers)
 }
 
 // stay waits for d and tells whether the worker has stayed alive.
@@ -78,7 +76,7 @@ func (i *instance) epitaph() string {
 	return strings.Join(append([]string{i.worker.Err().Error()}, i.worker.Tail()...), "\n  ")
 }
 
-// close ends the process, aborts what is left of its requests, and gives the port back after it has exited. How a
+// close ends the process, aborts what is left of its requests, and gives its address back after it has exited. How a
 // worker ends that was told to is of no interest, only whether.
 func (i *instance) close(grace time.Duration) {
 	i.state.Store(ptr(stopping))
@@ -89,7 +87,7 @@ func (i *instance) close(grace time.Duration) {
 	if err != nil && !errors.Is(err, worker.ErrKilled) {
 		return // it survives SIGKILL, in a system call: its port is not free
 	}
-	i.lease.Release()
+	i.freeAddr()
 }
 
 // follow tells the page when the worker ends.

@@ -71,15 +71,15 @@ func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route
 	if err := sleep(ctx, delay); err != nil {
 		return nil, err
 	}
-	lease, err := p.k.lease(ctx, p.name)
-	if err != nil {
+	inst := &instance{id: id, release: r, route: route, settings: settings}
+	if err := inst.claim(ctx, p); err != nil {
 		return nil, err
 	}
 	workers := p.k.config().Workers
-	inst := &instance{id: id, release: r, route: route, settings: settings, lease: lease}
+	var err error
 	inst.worker, err = p.assets.start(p.spec(inst, workers))
 	if err != nil {
-		lease.Release()
+		inst.freeAddr()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	readyCtx, cancel := context.WithTimeout(ctx, workers.ReadyTimeout)
@@ -108,7 +108,7 @@ func (p *page) spec(inst *instance, workers config.Workers) worker.Spec {
 	s := inst.settings
 	return worker.Spec{
 		ID: inst.id, Page: p.name, Route: inst.route.Path, PageDir: inst.route.Dir, Release: inst.release.ID,
-		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.lease.Port(), Env: p.k.workerEnv(s.Env, inst.release.Env),
+		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.port(), Socket: inst.socket, Env: p.k.workerEnv(s.Env, inst.release.Env),
 		GoMaxProcs: s.GoMaxProcs, MaxRequests: s.MaxRequests, GoMemLimit: s.GoMemLimit,
 		ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, Grace: workers.ShutdownGracePeriod,
 		LogFile: p.logFile(s, time.Now()),

@@ -126,7 +126,7 @@ func (p *page) status() control.Page {
 }
 
 func (i *instance) status() control.Worker {
-	w := control.Worker{ID: i.id, PID: i.worker.PID(), Port: i.lease.Port(), Release: i.release.ID, State: serving,
+	w := control.Worker{ID: i.id, PID: i.worker.PID(), Port: i.port(), Socket: i.socket, Release: i.release.ID, State: serving,
 		InFlight: i.endpoint.InFlight(), Requests: i.endpoint.Requests(), Failures: i.endpoint.Failures(), Started: i.worker.Started(), Healthy: i.healthy.Load()}
 	if s := i.state.Load(); s != nil {
 		w.State = *s

@@ -79,7 +79,7 @@ func (k *Kernel) tryChecker(ctx context.Context, conn *grpc.ClientConn) error {
 	for _, p := range k.routes.list() {
 		for _, inst := range p.view.Load().serving {
 			if healthy := inst.healthy.Load(); healthy != nil && *healthy {
-				set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+				set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.target()})
 			}
 		}
 	}

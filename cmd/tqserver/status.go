@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -134,7 +135,7 @@ func showPage(t *table, p control.Page) {
 		if w.State != "serving" {
 			state, build = w.State, "-"
 		}
-		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, build)
+		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, place(w), w.InFlight, w.Requests, build)
 	}
 }
 
@@ -146,6 +147,14 @@ func serving(p control.Page) (n int) {
 		}
 	}
 	return n
+}
+
+// place is the port of a worker, or the name of its socket, which tells it from others.
+func place(w control.Worker) string {
+	if w.Socket != "" {
+		return filepath.Base(w.Socket)
+	}
+	return fmt.Sprint(w.Port)
 }
 
 func buildNote(b *control.Build) string {

@@ -103,7 +103,8 @@ type Update struct {
 type Worker struct {
 	ID       string    `json:"id"`
 	PID      int       `json:"pid"`
-	Port     int       `json:"port"`
+	Port     int       `json:"port,omitempty"`   // absent with a socket
+	Socket   string    `json:"socket,omitempty"` // the path of the unix socket that it listens on instead
 	Release  string    `json:"release"`
 	State    string    `json:"state"` // serving, draining, stopping, warm
 	InFlight int64     `json:"in_flight"`
