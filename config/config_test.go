@@ -61,12 +61,13 @@ var good = map[string]func(*Config){
 			{Path: "/chat", keys: []string{"instances"}, worker: Worker{Instances: Instances{2, 2}}},
 		}
 	},
+	"slow": func(c *Config) { c.Server.FastLane = false },
 	"everything": func(c *Config) {
 		host, empty := "db.local", ""
 		c.Server = Server{
 			Host: "::1", Port: 80,
 			ReadTimeout: 1 * time.Second, WriteTimeout: 2 * time.Second, IdleTimeout: 3 * time.Second,
-			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", StateDir: "/var/lib/tqserver",
+			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", StateDir: "/var/lib/tqserver", FastLane: true,
 			TrustedProxies: []netip.Prefix{
 				netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.1.7/32"),
 				netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("127.0.0.1/32"),

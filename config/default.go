@@ -28,6 +28,7 @@ func Default() *Config {
 			ShutdownTimeout: 30 * time.Second,
 			LogFile:         "logs/server_{date}.log",
 			LogLevel:        "info",
+			FastLane:        true,
 			StateDir:        ".tqserver",
 		},
 		Workers: Workers{

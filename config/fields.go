@@ -46,6 +46,7 @@ func (s *Server) fields() fields {
 		{"log_file", logFile(&s.LogFile, "{date}")},
 		{"log_level", text(&s.LogLevel, checkLogLevel)},
 		{"trusted_proxies", prefixes(&s.TrustedProxies)},
+		{"fast_lane", flag(&s.FastLane)},
 		{"state_dir", text(&s.StateDir, checkFileName)},
 	}
 }

@@ -211,6 +211,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "scaler", k.scalePages)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
+	k.front.accelerate(k.proxy, k.laneOptions(), func() bool { return k.dev == nil && k.config().Server.FastLane })
 	k.measured.Store(k.front)
 	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
@@ -241,6 +242,15 @@ func (k *Kernel) server() *http.Server {
 		next.ServeHTTP(w, r)
 	})
 	return srv
+}
+
+// laneOptions are those of the lane in front of the servers, which get what cannot be routed yet.
+func (k *Kernel) laneOptions() proxy.LaneOptions {
+	return proxy.LaneOptions{
+		ReadHeader: func() time.Duration { return k.config().Server.ReadTimeout },
+		Idle:       func() time.Duration { return k.config().Server.IdleTimeout },
+		Ready:      k.routes.loaded,
+	}
 }
 
 func (k *Kernel) acceptFailed(err error) {

@@ -322,7 +322,7 @@ func (t *trip) readHead() error {
 			return err
 		}
 		if end > 0 {
-			head := t.text(t.in[t.r : t.r+end])
+			head := t.text(t.in[t.r:t.r+end], indexLF(t.in[t.r:])+1)
 			t.r += end
 			return t.answer.parse(head)
 		}
@@ -336,8 +336,10 @@ func (t *trip) readHead() error {
 	}
 }
 
-// text is b for the side: a copy, unless it is content with a view.
-func (t *trip) text(b []byte) string {
+// text is b for the side: a copy, unless it is content with a view. The fields,
+// which begin at fields, get their canonical names there.
+func (t *trip) text(b []byte, fields int) string {
+	canonicalise(b[fields:])
 	if t.x.brief {
 		return view(b)
 	}
