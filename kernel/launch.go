@@ -25,28 +25,19 @@ import (
 func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route sdk.Route, settings config.Worker, delay time.Duration) ([]*instance, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var mu sync.Mutex
-	var fresh []*instance
-	var failed, portless error
+	fresh, errs := make([]*instance, len(ids)), make([]error, len(ids))
 	var starts sync.WaitGroup
-	for _, id := range ids {
+	for i, id := range ids {
 		starts.Go(func() {
-			inst, err := p.launch(ctx, id, c.release, route, settings, delay)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err == nil:
-				fresh = append(fresh, inst)
-			case errors.Is(err, port.ErrExhausted):
-				portless = err
-			case failed == nil:
-				if failed = err; !c.beside {
-					cancel() // the others are of no use
-				}
+			fresh[i], errs[i] = p.launch(ctx, id, c.release, route, settings, delay)
+			if errs[i] != nil && !c.beside && !errors.Is(errs[i], port.ErrExhausted) {
+				cancel() // the others are of no use
 			}
 		})
 	}
 	starts.Wait()
+	fresh = slices.DeleteFunc(fresh, func(inst *instance) bool { return inst == nil })
+	failed, portless := sortErrors(errs)
 	switch {
 	case len(fresh) == 0:
 		return nil, cmp.Or(failed, portless)
@@ -55,6 +46,19 @@ func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route 
 		return nil, failed
 	}
 	return fresh, nil
+}
+
+// sortErrors gives why starts have failed, rather than that they were cancelled for it, and that there was no port.
+func sortErrors(errs []error) (failed, portless error) {
+	for _, err := range errs {
+		switch {
+		case errors.Is(err, port.ErrExhausted):
+			portless = err
+		case failed == nil || errors.Is(failed, context.Canceled):
+			failed = cmp.Or(err, failed)
+		}
+	}
+	return failed, portless
 }
 
 // discard ends workers that have had no request.

@@ -165,3 +165,53 @@ func TestWorkersFollowTheLoad(t *testing.T) {
 		t.Errorf("the status says %q", p.Instances)
 	}
 }
+
+// lonelyPage fails a request that comes while another one is being answered.
+func lonelyPage() string {
+	page := strings.Replace(textPage("ok"), "\t\tn, err :=", "\t\tdefer inFlight.Add(-1)\n\t\tif inFlight.Add(1) > 1 {\n\t\t\thttp.Error(w, \"not alone\", 500)\n\t\t\treturn\n\t\t}\n\t\tn, err :=", 1)
+	page = strings.Replace(page, "\t\"strconv\"\n", "\t\"strconv\"\n\t\"sync/atomic\"\n", 1)
+	return strings.Replace(page, "func main() {", "var inFlight atomic.Int32\n\nfunc main() {", 1)
+}
+
+// TestWorkersHaveTheirLimit: requests beyond the limit of all workers wait in line, across a save, and when there is no
+// line they are told so.
+func TestWorkersHaveTheirLimit(t *testing.T) {
+	s := newSite(t, map[string]string{"pages/index/main.go": lonelyPage()})
+	s.configure("", "default: {instances: 2, max_in_flight: 1}", "")
+	s.start()
+	s.awaitServing("index", 2)
+	var clients []client
+	for range 4 {
+		clients = append(clients, client{name: "GET", path: "/?ms=20"}, client{name: "POST", path: "/?ms=10", post: 1 << 10, newConn: true})
+	}
+	l := s.startLoad(clients, nil)
+	s.await("a queue", func() error {
+		if p := s.page("index"); p.Queued == 0 {
+			return fmt.Errorf("%d wait for a worker", p.Held)
+		}
+		return nil
+	})
+	s.write("pages/index/main.go", strings.Replace(lonelyPage(), `"ok"`, `"two"`, 1))
+	s.awaitBody("/", "two")
+	l.mustHold()
+
+	s.configure("", "default: {instances: 1, max_in_flight: 1, queue_requests: 0}", "")
+	if _, errs, err := s.run("reload"); err != nil {
+		t.Fatalf("reload: %v, %s", err, errs)
+	}
+	s.awaitServing("index", 1)
+	l = s.startLoad(clients, nil)
+	s.await("a request to be refused", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.failures) == 0 {
+			return fmt.Errorf("%d requests were answered", l.requests.Load())
+		}
+		return nil
+	})
+	for _, f := range l.stop() {
+		if !strings.Contains(f, "status 503 (queue_full)") {
+			t.Errorf("request failed: %s", f)
+		}
+	}
+}
