@@ -16,6 +16,13 @@ import (
 // A worker listens on a leased port or, with `endpoint: unix`, on a socket in the runtime directory. That is open to
 // this user alone, and no path in it is used twice: nothing but the worker can be at its path.
 
+// maxSocketPath is what Linux and macOS have room for in the address of a unix socket, in bytes. The longest path of a
+// worker's socket is shorter, as this does not compile otherwise: see maxRuntimeBase.
+const (
+	maxSocketPath = 103
+	_             = uint(maxSocketPath - maxRuntimeBase - len("/01234567-4194304/w/3w5e11264sgsf.sock"))
+)
+
 // claim gives a worker that is about to start its address, which freeAddr gives back. It may wait for a port.
 func (i *instance) claim(ctx context.Context, p *page) (err error) {
 	if i.settings.Endpoint == config.Unix {
