@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tqserver/tqserver/kernel/proxy"
 )
 
 // front accepts connections and hands each to the newest of its servers. net/http cannot change the timeouts of a
@@ -96,6 +98,7 @@ func (f *front) run() error {
 
 // give hands a connection to the newest server, also when that changes meanwhile.
 func (f *front) give(c net.Conn) {
+	c = proxy.Strict(c, nil)
 	for e := f.current(); !e.in.give(c); {
 		newer := f.current()
 		if newer == e {

@@ -38,12 +38,12 @@ func (e *Entry) Clone() Entry {
 // for each request that it has taken in.
 func (x *exchange) report(f *fault) {
 	x.describe(f)
-	x.tally().count(&x.entry, f)
-	x.proxy.o.Log(&x.entry)
+	x.tally().count(&x.entered, f)
+	x.proxy.o.Log(&x.entered)
 }
 
 func (x *exchange) describe(f *fault) {
-	x.entry = Entry{
+	x.entered = Entry{
 		Time:      x.start,
 		Method:    x.method,
 		Path:      x.side.path(),
@@ -54,9 +54,9 @@ func (x *exchange) describe(f *fault) {
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),
-		Attempts:  x.entry.Attempts,
+		Attempts:  x.entered.Attempts,
 	}
-	e := &x.entry
+	e := &x.entered
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
 	}

@@ -42,8 +42,8 @@ type exchange struct {
 	endpoint *Endpoint // the last that was tried
 	upload   *uploader // what sends the body; nil until it is begun
 	out      outcome
-	entry    Entry     // for the log, once the request has ended; Attempts is counted along the way
 	now      time.Time // a moment ago
+	entered  Entry     // in the log
 }
 
 // outcome is what has become of an answer.
@@ -145,7 +145,7 @@ func (x *exchange) deliver(t *turn) *fault {
 func (x *exchange) via(e *Endpoint) error {
 	defer e.leave()
 	e.count()
-	x.entry.Attempts++
+	x.entered.Attempts++
 	if x.body != nil {
 		// Without this net/http reads the whole request before it sends the
 		// first byte of the answer. HTTP/2 needs no asking.
@@ -162,6 +162,9 @@ func (x *exchange) diagnose(err error) *fault {
 	bodyErr := x.body.failure()
 	if x.side.context().Err() != nil {
 		bodyErr = x.body.lastFailure()
+	}
+	if bad, ok := errors.AsType[*refusal](bodyErr); ok {
+		return &fault{bad.status, kindBadRequest, bad}
 	}
 	if bodyErr != nil {
 		if isTimeout(bodyErr) {

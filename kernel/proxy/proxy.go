@@ -127,12 +127,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Server returns a front for p on addr; the caller starts and stops it. There
+// Server returns a front for p on addr, for HTTP/1 and, where the client begins
+// with it, HTTP/2; the caller starts and stops it. There
 // is no write timeout, since that would cut live streams: [Options.Timeouts]
 // replaces it. t is read now, once: net/http cannot change the two later.
 func (p *Proxy) Server(addr string, t func() (readHeader, idle time.Duration)) *http.Server {
 	readHeader, idle := t()
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
+		Protocols:         &protocols,
 		Addr:              addr,
 		Handler:           p,
 		ReadHeaderTimeout: readHeader,

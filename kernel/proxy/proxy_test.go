@@ -30,6 +30,7 @@ type site struct {
 	*Proxy
 	t       *testing.T
 	backend *Backend
+	lane    *Lane // nil: all is served by net/http
 	addr    string
 	client  *http.Client
 
@@ -37,7 +38,24 @@ type site struct {
 	log []Entry
 }
 
+// strictListener puts the filter in front of net/http.
+type strictListener struct{ net.Listener }
+
+func (l strictListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return Strict(c, nil), nil
+}
+
 func newSite(t *testing.T, o Options, bo BackendOptions) *site {
+	t.Helper()
+	return newSiteIn(t, *fastLane, o, bo)
+}
+
+// newSiteIn is newSite with or without lane R in front.
+func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
 	t.Helper()
 	s := &site{t: t}
 	o.Log = func(e *Entry) {
@@ -52,8 +70,13 @@ func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	must(t, err)
 	s.addr = l.Addr().String()
 	server := s.Server("", func() (time.Duration, time.Duration) { return 5 * time.Second, 30 * time.Second })
+	if fast {
+		f := newFastSite(s.Proxy, l, laneTimeouts(5*time.Second, 30*time.Second))
+		s.lane, l = f.lane, f
+		t.Cleanup(f.stop)
+	}
 	done := make(chan struct{})
-	go func() { defer close(done); server.Serve(l) }()
+	go func() { defer close(done); server.Serve(strictListener{l}) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 	s.client = &http.Client{Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -76,7 +76,12 @@ func (w *response) watch(c *workerConn) (unwatch func() bool) {
 	return context.AfterFunc(w.in.Context(), func() { c.Close() })
 }
 
-func (w *response) path() string { return w.in.URL.EscapedPath() }
+func (w *response) path() string {
+	if refusedBefore(w.in.URL) != nil {
+		return "-"
+	}
+	return w.in.URL.EscapedPath()
+}
 
 func (w *response) values(to []string, name string) []string { return append(to, w.in.Header[name]...) }
 
@@ -133,6 +138,9 @@ func (w *response) WriteHeader(status int) {
 			// The worker answers before it has got the whole request. What is
 			// left of it must not be taken for the next one.
 			h.Set("Connection", "close")
+		}
+		if w.exchange.upgrade != "" {
+			h.Set("Connection", "close") // the client may speak the other protocol already
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -12,6 +12,9 @@ import (
 // separator: "/api%2Fx" is not below "/api".
 func target(r *http.Request) (string, *fault) {
 	u := r.URL
+	if bad := refusedBefore(u); bad != nil {
+		return "", &fault{bad.status, kindBadRequest, bad}
+	}
 	switch {
 	case r.Method == http.MethodConnect:
 		return "", &fault{status: http.StatusMethodNotAllowed, kind: kindMethod}
@@ -21,7 +24,7 @@ func target(r *http.Request) (string, *fault) {
 		return "/", nil
 	case !strings.HasPrefix(u.Path, "/"):
 		return "", badTarget("target is not a path")
-	case strings.ContainsAny(u.Path, "\\\x00"), strings.Contains(u.RawPath, "#"):
+	case strings.ContainsAny(u.Path, "\\\x00"), strings.Contains(u.RawPath, "#"), strings.Contains(u.RawQuery, "#"):
 		return "", badTarget("path holds a backslash, a NUL or a #")
 	case hasDotSegment(u.Path):
 		return "", badTarget("path holds a . or .. segment")

@@ -73,6 +73,7 @@ type trip struct {
 	patient   bool          // the deadline of the connection is the real one
 	pause     time.Duration // since the client was looked at last; 0: there was no need
 	streaming bool          // the body is being read
+	limited   bool          // there is a deadline for its next bytes
 	unwatch   func() bool   // nil: nothing happens by itself if the client leaves
 	upload    *uploader     // nil: no body, or not begun
 	trailers  []field
@@ -109,7 +110,7 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		}
 		t.x.now = time.Now()
 	}
-	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming, t.pause = c, 0, 0, 0, false, false, false, 0
+	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming, t.limited, t.pause = c, 0, 0, 0, false, false, false, false, 0
 	err = t.exchange()
 	again = t.mayRepeat(err)
 	sound := err == nil && t.whole && t.r == t.w && !t.answer.last && t.sentWhole()
@@ -250,6 +251,7 @@ func (t *trip) attend(now time.Time) {
 		}
 	}
 	if t.streaming {
+		t.limited = !until.IsZero()
 		_ = t.c.SetReadDeadline(until)
 	} else {
 		_ = t.c.SetDeadline(until)

@@ -1,0 +1,322 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	strictBuffer = 4 << 10
+
+	// earlyBytes is how much of a head net/http gets before it is complete: as
+	// much as it waits for before it takes the time of a head.
+	earlyBytes = 4
+
+	// maxLinger bounds what is read and dropped of a client that was refused.
+	maxLinger = 256 << 10
+
+	http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+)
+
+// Strict returns c for an [http.Server] to serve, which then reads nothing but
+// requests that are well-formed in every byte: net/http lets pass what others
+// understand in another way. early is what was read of c before; it is copied.
+//
+// A head is given out when all of it has come and was parsed, a body as far as
+// its framing holds. In place of a head that is refused the server reads a
+// request with a target that no client can send, so that [Proxy] answers, with
+// the reason in the log, after the requests in front of it. The Read of a body
+// whose framing breaks fails. What follows an accepted offer to upgrade, or the
+// preface of HTTP/2, is not looked at.
+//
+// No buffer is held while nothing has come. Close first lets a client that was
+// refused read why, for 500 ms at most. Read is for one goroutine at a time,
+// everything else is safe for concurrent use.
+func Strict(c net.Conn, early []byte) net.Conn {
+	s := &strictConn{Conn: c, fresh: true}
+	if len(early) > 0 {
+		s.hold(early)
+		s.advance()
+	}
+	return s
+}
+
+type strictConn struct {
+	net.Conn
+	at     strictState
+	fresh  bool   // there was no request yet
+	buf    []byte // nil while nothing is held
+	r, ok  int    // buf[r:ok] can be read; buf[ok:] is to be judged, and buf[:r] was read if ok is 0
+	from   int    // where in buf[ok:] requestEnd goes on
+	left   int64  // of a body with a length
+	chunks chunks
+	failed error // what Read returns once all of buf was read
+
+	offer   atomic.Int32 // to upgrade
+	refused atomic.Bool
+}
+
+type strictState uint8
+
+const (
+	atHead strictState = iota
+	atLength
+	atChunks
+	atRaw     // nothing is looked at any more
+	atRefused // nothing is passed on any more
+)
+
+// What became of a client's offer to upgrade.
+const (
+	offerNone = iota
+	offerOpen
+	offerTaken
+	offerDeclined
+)
+
+var (
+	_ net.Conn      = (*strictConn)(nil)
+	_ io.ReaderFrom = (*strictConn)(nil)
+)
+
+func (c *strictConn) Read(p []byte) (int, error) {
+	for len(p) > 0 {
+		if c.offer.Load() == offerDeclined {
+			return 0, io.EOF
+		}
+		if n := c.take(p); n > 0 {
+			return n, nil
+		}
+		if err := c.failed; err != nil {
+			c.failed = io.EOF // net/http would answer the same error once more
+			return 0, err
+		}
+		if n, err := c.receive(p); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, nil
+}
+
+// take reads what was judged, or the beginning of a head that is not there yet.
+func (c *strictConn) take(p []byte) int {
+	if c.r < c.ok {
+		n := copy(p, c.buf[c.r:c.ok])
+		c.r += n
+		c.shift()
+		return n
+	}
+	if c.ok > 0 || c.at != atHead {
+		return 0
+	}
+	n := copy(p, c.buf[c.r:max(c.r, methodIn(c.buf))])
+	c.r += n
+	return n
+}
+
+// shift lets go of what was read.
+func (c *strictConn) shift() {
+	if c.r < c.ok {
+		return
+	}
+	rest := copy(c.buf, c.buf[c.ok:])
+	c.buf, c.r, c.ok = c.buf[:rest], 0, 0
+	if rest > 0 {
+		c.advance()
+	} else {
+		c.release()
+	}
+}
+
+// receive waits for more. What can be passed on at once is in p.
+func (c *strictConn) receive(p []byte) (int, error) {
+	if len(c.buf) > 0 {
+		return 0, c.append()
+	}
+	n, err := c.Conn.Read(p)
+	if n == 0 || c.at == atRaw {
+		return n, err
+	}
+	if c.at == atRefused {
+		return 0, nil
+	}
+	k, bad := c.judge(p[:n])
+	if k < n || bad != nil {
+		c.hold(p[k:n])
+		switch {
+		case bad != nil:
+			c.refuse(bad)
+		case c.at == atRaw:
+			c.ok = len(c.buf)
+		}
+	}
+	return k, nil // an error comes again
+}
+
+// append reads to the end of what is held.
+func (c *strictConn) append() error {
+	if len(c.buf) == cap(c.buf) {
+		c.buf = append(make([]byte, 0, 2*cap(c.buf)), c.buf...)
+	}
+	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	if n == 0 {
+		return err
+	}
+	c.buf = c.buf[:len(c.buf)+n]
+	c.advance()
+	return nil // an error comes again
+}
+
+// advance judges what is held.
+func (c *strictConn) advance() {
+	k, bad := c.judge(c.buf[c.ok:])
+	c.ok += k
+	if bad != nil {
+		c.refuse(bad)
+	}
+}
+
+// judge returns how much of b, which is what comes next, can be passed on. A
+// head is passed on as a whole. The error is what is wrong behind that.
+func (c *strictConn) judge(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		k := len(b) - n
+		switch c.at {
+		case atHead:
+			if k, err = c.judgeHead(b[n:]); k == 0 || c.at == atRaw {
+				return n + k, err
+			}
+		case atLength:
+			k = int(min(c.left, int64(k)))
+			if c.left -= int64(k); c.left == 0 {
+				c.at = atHead
+			}
+		case atChunks:
+			var done bool
+			if k, done, err = c.chunks.scan(b[n:]); done {
+				c.at = atHead
+			}
+		}
+		n += k
+	}
+	return n, err
+}
+
+func (c *strictConn) judgeHead(b []byte) (int, error) {
+	if c.fresh && strings.HasPrefix(http2Preface, view(b[:min(len(b), len(http2Preface))])) {
+		if len(b) < len(http2Preface) {
+			return 0, nil
+		}
+		c.at = atRaw
+		return len(b), nil
+	}
+	end, next, err := requestEnd(b, c.from)
+	if end == 0 {
+		c.from = next
+		return 0, err
+	}
+	r := requests.Get().(*request)
+	defer r.release()
+	if err := r.parse(b[:end]); err != nil {
+		return 0, err
+	}
+	c.from, c.fresh = 0, false
+	switch {
+	case r.chunked:
+		c.at, c.chunks = atChunks, chunks{}
+	case r.length > 0:
+		c.at, c.left = atLength, r.length
+	case r.offersUpgrade():
+		c.at = atRaw
+		c.offer.Store(offerOpen)
+	}
+	return end, nil
+}
+
+// refuse ends what the client is listened to.
+func (c *strictConn) refuse(err error) {
+	if c.at == atHead {
+		given := c.buf[c.ok:max(c.ok, c.r)] // of this head
+		c.buf = appendRefused(c.buf[:c.ok+len(given)], len(given), err)
+		c.ok = len(c.buf)
+	} else {
+		c.buf, c.failed = c.buf[:c.ok], err
+	}
+	c.at = atRefused
+	c.refused.Store(true)
+}
+
+// methodIn returns how much of the method, and of the space behind it, is at
+// the beginning of b, up to earlyBytes.
+func methodIn(b []byte) int {
+	for i, c := range b[:min(len(b), earlyBytes)] {
+		if c == ' ' && i > 0 {
+			return i + 1
+		}
+		if !isToken(c) {
+			return i
+		}
+	}
+	return min(len(b), earlyBytes)
+}
+
+// hold keeps a copy of b.
+func (c *strictConn) hold(b []byte) {
+	c.buf = append(strictBuffers.Get().(*[strictBuffer]byte)[:0], b...)
+}
+
+func (c *strictConn) release() {
+	if cap(c.buf) == strictBuffer {
+		strictBuffers.Put((*[strictBuffer]byte)(c.buf[:strictBuffer]))
+	}
+	c.buf = nil
+}
+
+// Write looks for the answer to an offer.
+func (c *strictConn) Write(p []byte) (int, error) {
+	if c.offer.Load() == offerOpen {
+		c.answer(view(p))
+	}
+	return c.Conn.Write(p)
+}
+
+// answer takes in what was said to an offer. If it was declined, what the
+// client has sent in the other protocol already must not be read as HTTP.
+func (c *strictConn) answer(p string) {
+	switch {
+	case strings.HasPrefix(p, "HTTP/1.1 101"):
+		c.offer.Store(offerTaken)
+	case !strings.HasPrefix(p, "HTTP/1.1 1"):
+		c.offer.Store(offerDeclined)
+	}
+}
+
+// ReadFrom lets the kernel move the bytes where it can.
+func (c *strictConn) ReadFrom(r io.Reader) (int64, error) {
+	if to, ok := c.Conn.(io.ReaderFrom); ok {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+
+func (c *strictConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return net.ErrClosed
+}
+
+// Close lingers after a refusal. To close with bytes unread would reset the
+// connection, and the client could lose the answer.
+func (c *strictConn) Close() error {
+	if c.refused.Swap(false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
+		_, _ = io.CopyN(io.Discard, c.Conn, maxLinger)
+	}
+	return c.Conn.Close()
+}
+
+var strictBuffers = sync.Pool{New: func() any { return new([strictBuffer]byte) }}
