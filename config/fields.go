@@ -46,6 +46,7 @@ func (s *Server) fields() fields {
 		{"log_file", logFile(&s.LogFile, "{date}")},
 		{"log_level", text(&s.LogLevel, checkLogLevel)},
 		{"trusted_proxies", prefixes(&s.TrustedProxies)},
+		{"metrics", optional(&s.Metrics, checkAddress)},
 		{"state_dir", text(&s.StateDir, checkFileName)},
 	}
 }
@@ -79,6 +80,7 @@ func (w *Worker) fields() fields {
 		{"read_timeout_seconds", span(&w.ReadTimeout, time.Second, 0, year)},
 		{"write_timeout_seconds", span(&w.WriteTimeout, time.Second, 0, year)},
 		{"idle_timeout_seconds", span(&w.IdleTimeout, time.Second, 0, year)},
+		{"stream_idle_timeout_seconds", span(&w.StreamIdleTimeout, time.Second, 0, year)},
 		{"go_mem_limit", memory(&w.GoMemLimit)},
 		{"log_file", logFile(&w.LogFile, "{path}", "{date}")},
 		{"env", environment(&w.Env)},

@@ -76,7 +76,7 @@ func TestForReturnsACopy(t *testing.T) {
 func TestForMergesEveryKey(t *testing.T) {
 	values := map[string]string{
 		"go_max_procs": "77", "max_requests": "77", "go_mem_limit": "77KiB", "log_file": "77.log", "env": "{SEVEN: 7}",
-		"read_timeout_seconds": "77", "write_timeout_seconds": "77", "idle_timeout_seconds": "77",
+		"read_timeout_seconds": "77", "write_timeout_seconds": "77", "idle_timeout_seconds": "77", "stream_idle_timeout_seconds": "77",
 	}
 	for _, key := range (&Worker{}).fields().names() {
 		inDefault := parse(t, "workers: {default: {"+key+": "+values[key]+"}}").Workers.Default
