@@ -98,7 +98,7 @@ type Key struct {
 
 // restartOnly are the keys, with all below them, that a reload does not apply: the listener, the lock of the site, and
 // how plugins are looked after stay.
-var restartOnly = []string{"server.host", "server.port", "server.state_dir", "plugins.defaults"}
+var restartOnly = []string{"server.host", "server.port", "server.state_dir", "server.metrics", "plugins.defaults"}
 
 // Keys returns every key of [DefaultYAML], in its order.
 func Keys() []Key { return slices.Clone(shippedKeys()) }

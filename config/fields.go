@@ -47,6 +47,7 @@ func (s *Server) fields() fields {
 		{"log_level", text(&s.LogLevel, checkLogLevel)},
 		{"trusted_proxies", prefixes(&s.TrustedProxies)},
 		{"fast_lane", flag(&s.FastLane)},
+		{"metrics", optional(&s.Metrics, checkAddress)},
 		{"state_dir", text(&s.StateDir, checkFileName)},
 	}
 }
@@ -85,6 +86,7 @@ func (w *Worker) fields() fields {
 		{"read_timeout_seconds", span(&w.ReadTimeout, time.Second, 0, year)},
 		{"write_timeout_seconds", span(&w.WriteTimeout, time.Second, 0, year)},
 		{"idle_timeout_seconds", span(&w.IdleTimeout, time.Second, 0, year)},
+		{"stream_idle_timeout_seconds", span(&w.StreamIdleTimeout, time.Second, 0, year)},
 		{"go_mem_limit", memory(&w.GoMemLimit)},
 		{"endpoint", text(&w.Endpoint, checkEndpoint)},
 		{"log_file", logFile(&w.LogFile, "{path}", "{date}")},

@@ -74,6 +74,9 @@ type Worker struct {
 	// ReadTimeout, WriteTimeout and IdleTimeout are those of the worker's own
 	// HTTP server; 0 is no limit.
 	ReadTimeout, WriteTimeout, IdleTimeout time.Duration
+	// StreamIdleTimeout is how long the worker may send nothing in the midst of
+	// an answer; 0 is no limit.
+	StreamIdleTimeout time.Duration
 	// GoMemLimit is GOMEMLIMIT as the Go runtime takes it; "" leaves it unset.
 	GoMemLimit string
 	// Endpoint is what a worker listens on, TCP or Unix.
@@ -135,6 +138,8 @@ func (o PathOverride) apply(w *Worker) {
 			w.WriteTimeout = o.worker.WriteTimeout
 		case "idle_timeout_seconds":
 			w.IdleTimeout = o.worker.IdleTimeout
+		case "stream_idle_timeout_seconds":
+			w.StreamIdleTimeout = o.worker.StreamIdleTimeout
 		case "go_mem_limit":
 			w.GoMemLimit = o.worker.GoMemLimit
 		case "endpoint":

@@ -191,7 +191,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer finish()
 
 	lives := newLives()
-	ctl, err := k.openControl()
+	ctl, scraped, err := k.openSockets()
 	if err != nil {
 		k.stop()
 		k.reloads.Unlock()
@@ -199,6 +199,9 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	}
 	lives.start(base, "log", k.shipLogs)
 	lives.start(base, "control", func(ctx context.Context) error { return control.Serve(ctx, ctl, k) })
+	if scraped != nil {
+		lives.start(base, "metrics", func(ctx context.Context) error { return control.ServeMetrics(ctx, scraped, k.Metrics) })
+	}
 	k.stages.start(base, lives)
 	lives.start(base, "checker", k.feedChecker)
 	lives.start(base, "resolver", k.feedResolver)
@@ -309,7 +312,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	}
 	lives.end("log")
 	k.stages.end(lives, "rotator")
-	lives.end("control")
+	lives.end("control", "metrics")
 	_ = os.Remove(k.site.path(control.Note))
 	return errors.Join(err, flushed, k.spool.Close(), k.site.close(), lives.errors())
 }

@@ -151,7 +151,7 @@ func (p *page) endpoint(inst *instance) *proxy.Endpoint {
 	s := inst.settings
 	return proxy.NewEndpoint(proxy.EndpointOptions{
 		Addr: inst.addr(), Page: p.name, Release: inst.release.ID, Worker: inst.id,
-		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxInFlight: s.MaxInFlight, MaxRequests: uint64(s.MaxRequests),
+		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, StreamIdleTimeout: s.StreamIdleTimeout, MaxInFlight: s.MaxInFlight, MaxRequests: uint64(s.MaxRequests),
 		OnLimit:       func() { p.post(func() { p.spent(inst) }) },
 		OnUnreachable: func(err error) { p.post(func() { p.unreachable(inst, err) }) },
 	})

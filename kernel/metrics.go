@@ -1,7 +1,10 @@
 package kernel
 
 import (
+	"errors"
+	"fmt"
 	"maps"
+	"net"
 	"runtime"
 	"runtime/metrics"
 	"slices"
@@ -27,7 +30,8 @@ var catalog = []control.Metric{
 	{Name: "tqserver_config_reload_failed", Type: gauge, Help: "1 if the last reload of the configuration was refused."},
 
 	{Name: "tqserver_connections", Type: gauge, Help: "Open connections of clients, by the lane that serves them."},
-	{Name: "tqserver_connections_total", Type: counting, Help: "Connections of clients, by the lane that was given them."},
+	{Name: "tqserver_connections_total", Type: counting, Help: "Connections of clients, by the lane that was given them; one that was handed over counts in both."},
+	{Name: "tqserver_connection_handovers_total", Type: counting, Help: "Connections that the fast lane has handed over, by reason."},
 
 	{Name: "tqserver_requests_total", Type: counting, Help: "Requests that have ended, by the class of their status; page is empty where none was found."},
 	{Name: "tqserver_request_faults_total", Type: counting, Help: "Requests that did not get a worker's whole answer, by kind, as in X-TQ-Error and the log."},
@@ -91,9 +95,10 @@ func (c *collection) put(name string, s control.Series) {
 
 // Metrics are the numbers of the moment. A page or a worker that is gone has none, so there are never more than what
 // there is.
-func (k *Kernel) Metrics() []control.Metric {
+func (k *Kernel) Metrics() []control.Metric { return k.collect(k.Status()) }
+
+func (k *Kernel) collect(s control.Status) []control.Metric {
 	c := newCollection()
-	s := k.Status()
 	c.server(s)
 	if f := k.measured.Load(); f != nil {
 		f.measure(c)
@@ -191,6 +196,28 @@ func (c *collection) stages(all []control.Stage) {
 		}
 		c.add("tqserver_stage_running", truth(slices.Contains([]string{"running", "idle"}, s.State)), "stage", s.Stage, "plugin", s.Plugin)
 		c.add("tqserver_stage_restarts_total", float64(s.Restarts), "stage", s.Stage, "plugin", s.Plugin)
+	}
+}
+
+// openSockets opens the control socket and, if there is to be one, the port for scrapers.
+func (k *Kernel) openSockets() (ctl, scraped net.Listener, err error) {
+	if addr := k.config().Server.Metrics; addr != "" {
+		if scraped, err = net.Listen("tcp", addr); err != nil {
+			return nil, nil, fmt.Errorf("open the port for metrics: %w: set server.metrics to another address", err)
+		}
+	}
+	if ctl, err = k.openControl(); err != nil && scraped != nil {
+		err = errors.Join(err, scraped.Close())
+	}
+	return ctl, scraped, err
+}
+
+// fast is what the fast lane has counted.
+func (c *collection) fast(s proxy.LaneStats) {
+	c.add("tqserver_connections", float64(s.Open), "lane", "fast")
+	c.add("tqserver_connections_total", float64(s.Accepted), "lane", "fast")
+	for _, why := range slices.Sorted(maps.Keys(s.HandedOver)) {
+		c.add("tqserver_connection_handovers_total", float64(s.HandedOver[why]), "reason", why)
 	}
 }
 
