@@ -10,13 +10,14 @@ import (
 	"testing"
 )
 
-// TestUplinkAndReverseProxyAgree: a worker gets the same from both, and a
+// TestUplinkAndReverseProxyAgree: a worker gets the same from all, and a
 // client, too.
 func TestUplinkAndReverseProxyAgree(t *testing.T) {
 	oracle := newReverse()
 	t.Cleanup(oracle.close)
-	sites := []*site{newSite(t, Options{TrustedProxies: trustLoopback}, BackendOptions{}), newSite(t, Options{TrustedProxies: trustLoopback}, BackendOptions{})}
-	sites[1].forward = oracle
+	o := Options{TrustedProxies: trustLoopback}
+	sites := []*site{newSiteIn(t, false, o, BackendOptions{}), newSiteIn(t, true, o, BackendOptions{}), newSiteIn(t, false, o, BackendOptions{})}
+	sites[2].forward = oracle
 	worker := httptest.NewServer(http.HandlerFunc(reflectRequest))
 	t.Cleanup(worker.Close)
 	for _, s := range sites {
@@ -25,13 +26,13 @@ func TestUplinkAndReverseProxyAgree(t *testing.T) {
 		t.Cleanup(e.Close)
 	}
 	for _, request := range agreed {
-		var got [2]string
+		var got [3]string
 		for i, s := range sites {
 			_, r := s.dial(strings.ReplaceAll(request, "|", "\r\n"))
 			got[i] = readAll(t, r, strings.Fields(request)[0])
 		}
-		if got[0] != got[1] {
-			t.Errorf("%s\nuplink:  %s\nreverse: %s", request, got[0], got[1])
+		if got[0] != got[2] || got[1] != got[2] {
+			t.Errorf("%s\nuplink:  %s\nlane R:  %s\nreverse: %s", request, got[0], got[1], got[2])
 		}
 	}
 }

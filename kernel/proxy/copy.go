@@ -185,7 +185,7 @@ func (t *trip) copyTrailers() error {
 			return err
 		}
 		if end > 0 {
-			text := t.text(t.in[t.r : t.r+end])
+			text := t.text(t.in[t.r:t.r+end], 0)
 			t.r += end
 			if t.trailers, err = appendFields(t.trailers[:0], text); err != nil {
 				return err
@@ -278,8 +278,13 @@ func (t *trip) fill(n int64) error {
 	}
 }
 
-// splice moves n bytes that the connection has pending to the client.
+// splice moves n bytes that the connection has pending to the client. What limited
+// the wait for them must not limit the client.
 func (t *trip) splice(n int64) (int64, error) {
+	if t.limited {
+		t.limited = false
+		_ = t.c.SetReadDeadline(time.Time{})
+	}
 	t.r, t.w = 0, 0
 	t.c.part.N = n
 	moved, err := t.x.side.splice(&t.c.part)

@@ -43,8 +43,10 @@ func TestConnectionIsTakenBackOnlyWhole(t *testing.T) {
 func TestPostMeetsNoDeadConnection(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	var open sync.Map
+	closed := make(chan bool, 100)
 	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
 		open.Store(c, true)
+		defer func() { closed <- true }()
 		for h := head(r); h != nil; h = head(r) {
 			if strings.HasPrefix(h[0], "POST") {
 				r.Discard(4)
@@ -57,6 +59,7 @@ func TestPostMeetsNoDeadConnection(t *testing.T) {
 		open.Range(func(c, _ any) bool {
 			c.(net.Conn).Close()
 			open.Delete(c)
+			<-closed // a connection that is being read is not closed before
 			return true
 		})
 		if res, _ := s.do(s.request("POST", "/", strings.NewReader("body"))); res.StatusCode != 200 {
@@ -91,6 +94,10 @@ func TestWhatIsSentAgain(t *testing.T) {
 	}, EndpointOptions{})
 	dead, w := s.worker(nil, EndpointOptions{})
 	w.Close()
+	bodyLost := "worker_closed"
+	if s.lane != nil { // has it still
+		bodyLost = "dial"
+	}
 	for _, c := range []struct {
 		e            *Endpoint
 		method, body string
@@ -111,7 +118,7 @@ func TestWhatIsSentAgain(t *testing.T) {
 		{alive, "POST", "body", "", 0, 200, ""},
 		{alive, "POST", "body", "Idempotency-Key", 1000, 502, "worker_closed"},
 		{dead, "POST", "", "", 0, 502, "dial"},
-		{dead, "POST", "body", "", 0, 502, "worker_closed"},
+		{dead, "POST", "body", "", 0, 502, bodyLost},
 	} {
 		s.backend.Set(c.e)
 		got.Store(0)

@@ -30,6 +30,7 @@ type site struct {
 	*Proxy
 	t       *testing.T
 	backend *Backend
+	lane    *Lane // nil: all is served by net/http
 	addr    string
 	client  *http.Client
 
@@ -50,6 +51,12 @@ func (l strictListener) Accept() (net.Conn, error) {
 
 func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	t.Helper()
+	return newSiteIn(t, *fastLane, o, bo)
+}
+
+// newSiteIn is newSite with or without lane R in front.
+func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
+	t.Helper()
 	s := &site{t: t}
 	o.Log = func(e *Entry) {
 		s.mu.Lock()
@@ -63,6 +70,11 @@ func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 	must(t, err)
 	s.addr = l.Addr().String()
 	server := s.Server("", func() (time.Duration, time.Duration) { return 5 * time.Second, 30 * time.Second })
+	if fast {
+		f := newFastSite(s.Proxy, l, laneTimeouts(5*time.Second, 30*time.Second))
+		s.lane, l = f.lane, f
+		t.Cleanup(f.stop)
+	}
 	done := make(chan struct{})
 	go func() { defer close(done); server.Serve(strictListener{l}) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
@@ -318,7 +330,7 @@ func TestLogEntry(t *testing.T) {
 	}
 	got.Time, got.Duration, got.RequestID = time.Time{}, 0, ""
 	want := Entry{Method: "GET", Path: "/a%0ab%20c", Host: s.addr, Page: "index", Release: "r1", Worker: "index-1 (pid 7)",
-		Client: "127.0.0.1", Status: 200, Bytes: 5}
+		Client: "127.0.0.1", Status: 200, Bytes: 5, Attempts: 1}
 	if got != want {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}

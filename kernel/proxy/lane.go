@@ -1,0 +1,182 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// LaneOptions configure a [Lane]. The functions must be safe for concurrent use
+// and cheap; durations are read anew when they begin to count, and 0 is no
+// limit.
+type LaneOptions struct {
+	// ReadHeader is how long a client may take to send the head of a request,
+	// counted from its first byte, or for the first request from when the
+	// client connected.
+	ReadHeader func() time.Duration
+
+	// Idle is how long a connection may be unused between requests.
+	Idle func() time.Duration
+
+	// HandOver takes over a connection that the lane does not serve, and what
+	// was read of it already. It must not block for long.
+	HandOver func(c net.Conn, early []byte)
+
+	// Ready reports whether requests can be routed; while they cannot,
+	// connections are handed over. Nil: always.
+	Ready func() bool
+}
+
+// Lane serves plain HTTP/1.1 without net/http: requests that are no more than a
+// head and a small body. It hands a connection over at the first request that
+// is anything else, or that is refused, and does not get it back. Answers,
+// errors and log entries are those of the [Proxy]. It is safe for concurrent
+// use; make one with [Proxy.NewLane].
+type Lane struct {
+	proxy *Proxy
+	o     LaneOptions
+
+	stopping atomic.Bool
+	accepted atomic.Uint64
+	requests atomic.Uint64
+	handed   [reasons]atomic.Uint64
+
+	mu    sync.Mutex
+	conns map[*laneConn]struct{}
+	empty chan struct{} // closed when the last of conns is gone; nil unless Shutdown waits
+}
+
+// LaneStats are counts since the lane was made.
+type LaneStats struct {
+	Open       int               // connections now
+	Accepted   uint64            // connections
+	Requests   uint64            // requests that were served, those cut off for a slow head included
+	HandedOver map[string]uint64 // connections, by why they were handed over; complete, also where that is 0
+}
+
+// NewLane returns a lane of p. It starts nothing.
+func (p *Proxy) NewLane(o LaneOptions) *Lane {
+	if o.Ready == nil {
+		o.Ready = func() bool { return true }
+	}
+	return &Lane{proxy: p, o: o, conns: make(map[*laneConn]struct{})}
+}
+
+// Serve serves a connection. It blocks until the connection is closed, also by
+// Shutdown or Close, or handed over.
+func (l *Lane) Serve(conn net.Conn) {
+	l.accepted.Add(1)
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		l.handOver(handNotTCP, conn, nil)
+		return
+	}
+	c, err := newLaneConn(l, tcp)
+	if err != nil || !l.add(c) {
+		_ = conn.Close()
+		return
+	}
+	defer l.remove(c)
+	c.serve()
+}
+
+// Shutdown closes unused connections, has the answers to others say that they
+// are the last, and waits until all are closed or ctx ends, whose error it
+// returns. Later connections are closed at once.
+func (l *Lane) Shutdown(ctx context.Context) error {
+	select {
+	case <-l.stop():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// stop begins a shutdown. The channel is closed when the lane has no
+// connections.
+func (l *Lane) stop() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopping.Store(true)
+	if l.empty == nil {
+		l.empty = make(chan struct{})
+		if len(l.conns) == 0 {
+			close(l.empty)
+		}
+	}
+	for c := range l.conns {
+		c.closeUnused()
+	}
+	return l.empty
+}
+
+// Close cuts all connections and waits until Serve has returned for each. What
+// a worker is doing for one of them is broken off.
+func (l *Lane) Close() error {
+	empty := l.stop()
+	l.mu.Lock()
+	for c := range l.conns {
+		c.cut()
+	}
+	l.mu.Unlock()
+	<-empty
+	return nil
+}
+
+// Stats returns the counts.
+func (l *Lane) Stats() LaneStats {
+	l.mu.Lock()
+	open := len(l.conns)
+	l.mu.Unlock()
+	s := LaneStats{Open: open, Accepted: l.accepted.Load(), Requests: l.requests.Load(), HandedOver: make(map[string]uint64, reasons)}
+	for why := range reasons {
+		s.HandedOver[why.String()] = l.handed[why].Load()
+	}
+	return s
+}
+
+func (l *Lane) add(c *laneConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopping.Load() {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+func (l *Lane) remove(c *laneConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	if l.empty != nil && len(l.conns) == 0 {
+		close(l.empty)
+	}
+}
+
+func (l *Lane) handOver(why reason, conn net.Conn, early []byte) {
+	l.handed[why].Add(1)
+	l.o.HandOver(conn, early)
+}
+
+// reason is why a connection is handed over.
+type reason int
+
+const (
+	handNotTCP   reason = iota
+	handRefused         // the head is not what the parser of the lane takes
+	handVersion         // HTTP/1.0
+	handTarget          // not a path
+	handMethod          // CONNECT
+	handUpgrade         // to another protocol
+	handExpect          // a body only after a 100
+	handBody            // chunked, large or slow
+	handNotReady        // there are no routes yet
+	reasons
+)
+
+func (r reason) String() string {
+	return [reasons]string{"not_tcp", "refused", "version", "target", "method", "upgrade", "expect", "body", "not_ready"}[r]
+}
