@@ -25,6 +25,11 @@ type lane struct {
 // lanes are held against each other, and against httputil.ReverseProxy behind
 // net/http alone, which comes last.
 var lanes = []lane{
+	{"R", func(t *testing.T, p *Proxy, l net.Listener) {
+		f := newFastSite(p, l, laneTimeouts(time.Minute, time.Minute))
+		serveHTTP(t, p, f)
+		t.Cleanup(f.stop)
+	}},
 	{"S", func(t *testing.T, p *Proxy, l net.Listener) { serveHTTP(t, p, strictListener{l}) }},
 	{"net/http", func(t *testing.T, p *Proxy, l net.Listener) {
 		oracle := newReverse()

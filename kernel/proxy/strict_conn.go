@@ -40,12 +40,19 @@ const (
 // everything else is safe for concurrent use.
 func Strict(c net.Conn, early []byte) net.Conn {
 	s := &strictConn{Conn: c, fresh: true}
+	if served, ok := c.(servedConn); ok {
+		s.Conn, s.fresh = served.TCPConn, false
+	}
 	if len(early) > 0 {
 		s.hold(early)
 		s.advance()
 	}
 	return s
 }
+
+// servedConn is a connection over which requests came already: what comes next
+// is HTTP/1, too, whatever it looks like.
+type servedConn struct{ *net.TCPConn }
 
 type strictConn struct {
 	net.Conn
