@@ -60,6 +60,13 @@ func checkLogLevel(level string) (message, hint string) {
 	return fmt.Sprintf("unknown log level %s", clip(level)), hint
 }
 
+func checkEndpoint(kind string) (message, hint string) {
+	if kind == TCP || kind == Unix {
+		return "", ""
+	}
+	return fmt.Sprintf("unknown endpoint %s", clip(kind)), "tcp or unix"
+}
+
 // checkMemory follows what the runtime takes as GOMEMLIMIT.
 func checkMemory(limit string) (message, hint string) {
 	if limit == "" || limit == "off" {

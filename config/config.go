@@ -60,6 +60,8 @@ type Server struct {
 	TrustedProxies []netip.Prefix
 	// Metrics is host:port, where GET /metrics is answered; "" is nowhere.
 	Metrics string
+	// FastLane serves plain HTTP/1.1 without net/http.
+	FastLane bool
 	// StateDir is relative to the site root unless it is absolute.
 	StateDir string
 }

@@ -16,6 +16,7 @@ const (
 	intTag   = "!!int"
 	floatTag = "!!float"
 	strTag   = "!!str"
+	boolTag  = "!!bool"
 )
 
 // A check returns what is wrong with a text and what to do; "" if nothing is.
@@ -27,6 +28,18 @@ func whole(p *int, least, most int) setter {
 		if v, ok := d.integer(n, int64(least), int64(most)); ok {
 			*p = int(v)
 		}
+	}
+}
+
+// flag reads true or false.
+func flag(p *bool) setter {
+	return func(d *decoder, n *yaml.Node) {
+		var v bool
+		if n.Kind != yaml.ScalarNode || n.ShortTag() != boolTag || n.Decode(&v) != nil {
+			d.wrongType(n, "true or false", "")
+			return
+		}
+		*p = v
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 type front struct {
 	lis    net.Listener
 	failed func(error) // told of the first of a row of failures to accept
+	lane   *proxy.Lane // nil: the servers get all
+	fast   func() bool // new connections begin in the lane
 	mu     sync.Mutex
 	all    []*era
 	cur    *era
@@ -36,6 +38,13 @@ func newFront(lis net.Listener, srv *http.Server, failed func(error)) *front {
 	f := &front{lis: lis, failed: failed}
 	f.renew(srv)
 	return f
+}
+
+// accelerate puts a lane in front of the servers, for the connections that are accepted while fast is true. It must be
+// called before run.
+func (f *front) accelerate(p *proxy.Proxy, o proxy.LaneOptions, fast func() bool) {
+	o.HandOver = f.give
+	f.lane, f.fast = p.NewLane(o), fast
 }
 
 // renew serves further connections with srv, whose ConnState it sets.
@@ -92,13 +101,21 @@ func (f *front) run() error {
 			continue
 		}
 		delay = shortest
-		f.give(c)
+		f.serve(c)
 	}
 }
 
-// give hands a connection to the newest server, also when that changes meanwhile.
-func (f *front) give(c net.Conn) {
-	c = proxy.Strict(c, nil)
+func (f *front) serve(c net.Conn) {
+	if f.lane != nil && f.fast() {
+		f.done.Go(func() { f.lane.Serve(c) })
+		return
+	}
+	f.give(c, nil)
+}
+
+// give hands a connection, and what was read of it already, to the newest server, also when that changes meanwhile.
+func (f *front) give(c net.Conn, early []byte) {
+	c = proxy.Strict(c, early)
 	for e := f.current(); !e.in.give(c); {
 		newer := f.current()
 		if newer == e {
@@ -115,8 +132,8 @@ func (f *front) current() *era {
 	return f.cur
 }
 
-// shutdown takes no new connections and waits until the requests of the others have ended, or ctx. All servers stop at
-// once: one that waits must not let another go on with new requests.
+// shutdown takes no new connections and waits until the requests of the others have ended, or ctx. All servers and the
+// lane stop at once: one that waits must not let another go on with new requests.
 func (f *front) shutdown(ctx context.Context) error {
 	err := f.lis.Close()
 	servers := f.servers()
@@ -125,6 +142,9 @@ func (f *front) shutdown(ctx context.Context) error {
 	for i, srv := range servers {
 		srv.SetKeepAlivesEnabled(false)
 		all.Go(func() { errs[i] = srv.Shutdown(ctx) })
+	}
+	if f.lane != nil {
+		err = errors.Join(err, f.lane.Shutdown(ctx))
 	}
 	all.Wait()
 	return errors.Join(append(errs, err)...)
@@ -135,6 +155,9 @@ func (f *front) close() error {
 	var err error
 	for _, srv := range f.servers() {
 		err = errors.Join(err, srv.Close())
+	}
+	if f.lane != nil {
+		err = errors.Join(err, f.lane.Close())
 	}
 	f.done.Wait()
 	return err

@@ -211,8 +211,10 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 	lives.start(base, "traffic", k.sampleTraffic)
+	lives.start(base, "scaler", k.scalePages)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
+	k.front.accelerate(k.proxy, k.laneOptions(), func() bool { return k.dev == nil && k.config().Server.FastLane })
 	k.measured.Store(k.front)
 	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
@@ -243,6 +245,15 @@ func (k *Kernel) server() *http.Server {
 		next.ServeHTTP(w, r)
 	})
 	return srv
+}
+
+// laneOptions are those of the lane in front of the servers, which get what cannot be routed yet.
+func (k *Kernel) laneOptions() proxy.LaneOptions {
+	return proxy.LaneOptions{
+		ReadHeader: func() time.Duration { return k.config().Server.ReadTimeout },
+		Idle:       func() time.Duration { return k.config().Server.IdleTimeout },
+		Ready:      k.routes.loaded,
+	}
 }
 
 func (k *Kernel) acceptFailed(err error) {
@@ -287,7 +298,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "traffic", "cleaner", "reloader", "replacer", "watcher", "resolver")
+	lives.end("progress", "traffic", "scaler", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")

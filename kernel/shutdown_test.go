@@ -27,6 +27,7 @@ func testFront(t *testing.T, k *Kernel, p *page) {
 	close(k.routes.ready)
 	k.listener = lis
 	k.front = newFront(lis, k.server(), func(error) {})
+	k.front.accelerate(k.proxy, k.laneOptions(), func() bool { return k.config().Server.FastLane })
 	k.front.done.Go(func() { _ = k.front.run() })
 	k.routes.leaving.Go(func() { <-p.ctx.Done(); p.takeDown() })
 }

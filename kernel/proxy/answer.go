@@ -123,6 +123,23 @@ func appendFields(fields []field, text string) ([]field, error) {
 	}
 }
 
+// canonicalise writes the names of the fields in b in canonical form, where it
+// finds names.
+func canonicalise(b []byte) {
+	for len(b) > 0 {
+		upper := true // the next letter should be
+		for i, c := range b {
+			if upper && 'a' <= c && c <= 'z' || !upper && 'A' <= c && c <= 'Z' {
+				b[i] = c ^ 0x20
+			} else if !isToken(c) {
+				break
+			}
+			upper = c == '-'
+		}
+		b = b[indexLF(b)+1:]
+	}
+}
+
 // parseField reads "Name: value". A name with a space before its colon and a
 // line that continues another are refused: others read them differently.
 func parseField(line string) (field, error) {

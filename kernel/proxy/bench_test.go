@@ -180,6 +180,7 @@ func BenchmarkForward(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			clients := startHelper(b, "clients", "32", c.request, strconv.Itoa(c.size))
 			compare(b, clients, c.requests, []contender{
+				{name: "lane", addr: benchLane(b, worker)},
 				{name: "uplink", addr: benchSite(b, uplink{}, worker)},
 				{name: "reverse", addr: benchSite(b, newReverse(), worker)},
 				{name: "tuned", addr: benchTuned(b, worker)},
@@ -246,6 +247,21 @@ func median(v []float64) float64 {
 // benchSite is a whole proxy as the kernel runs it, with a log that takes the
 // entries.
 func benchSite(b *testing.B, f forwarder, worker string) string {
+	return benchFront(b, benchProxy(b, f, worker))
+}
+
+// benchLane is benchSite with lane R in front.
+func benchLane(b *testing.B, worker string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := newFastSite(benchProxy(b, uplink{}, worker), l, laneTimeouts(30*time.Second, 2*time.Minute))
+	b.Cleanup(f.stop)
+	return f.Addr().String()
+}
+
+func benchProxy(b *testing.B, f forwarder, worker string) *Proxy {
 	p := New(Options{Timeouts: func() Timeouts { return Timeouts{Read: 30 * time.Second, Write: 30 * time.Second} }, Log: func(*Entry) {}})
 	p.forward = f
 	backend := NewBackend("index", BackendOptions{})
@@ -255,7 +271,7 @@ func benchSite(b *testing.B, f forwarder, worker string) string {
 	if err := p.SetRoutes([]Route{{Path: "/", Backend: backend}}); err != nil {
 		b.Fatal(err)
 	}
-	return benchFront(b, p)
+	return p
 }
 
 func benchTuned(b *testing.B, worker string) string {

@@ -185,7 +185,7 @@ func (t *trip) copyTrailers() error {
 			return err
 		}
 		if end > 0 {
-			text := t.text(t.in[t.r : t.r+end])
+			text := t.text(t.in[t.r:t.r+end], 0)
 			t.r += end
 			if t.trailers, err = appendFields(t.trailers[:0], text); err != nil {
 				return err

@@ -1,11 +1,9 @@
 package proxy
 
 import (
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,35 +260,5 @@ func TestDeadWorkerIsPassedOverAndItsRequestsServed(t *testing.T) {
 	}
 	if dead.Requests() != 5 || s.entry(59).Status != 200 {
 		t.Errorf("the dead one was tried %d times", dead.Requests())
-	}
-}
-
-// TestBudgetEndsRetries at once, with what the worker's failure was.
-func TestBudgetEndsRetries(t *testing.T) {
-	b := NewBackend("p", BackendOptions{Eject: func() (int, time.Duration) { return 0, 0 }})
-	all := endpoints(2)
-	b.Set(all...)
-	denied := 0
-	for range 1_000 {
-		turn := turn{backend: b}
-		first, err := turn.next(t.Context())
-		must(t, err)
-		first.leave()
-		turn.unreachable(first, &dialError{syscall.ECONNREFUSED})
-		second, err := turn.next(t.Context())
-		if err == nil {
-			second.leave()
-			if second == first {
-				t.Fatal("the same again")
-			}
-			continue
-		}
-		denied++
-		if f := diagnoseWorker(err); f.kind != kindDial || !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Fatalf("got %s", f)
-		}
-	}
-	if s := b.Stats(); s.RetriesDenied != uint64(denied) || s.Retries < 250 || s.Retries > 450 || s.Retries+s.RetriesDenied != 1_000 {
-		t.Errorf("%+v", s)
 	}
 }

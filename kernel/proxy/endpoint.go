@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -243,8 +242,7 @@ var errEndpointClosed = errors.New("proxy: endpoint is closed")
 
 // dial connects to the worker.
 func (e *Endpoint) dial(ctx context.Context) (*workerConn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	conn, err := d.DialContext(ctx, e.network(), e.o.Addr)
+	conn, err := dialWorker(ctx, e.network(), e.o.Addr)
 	if err != nil {
 		if ctx.Err() == nil && !isLocalLimit(err) && e.o.OnUnreachable != nil {
 			e.o.OnUnreachable(err)

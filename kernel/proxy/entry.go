@@ -22,7 +22,7 @@ type Entry struct {
 	Status    int    // as sent; 101 for upgraded connections, 499 if the client left before there was one
 	Bytes     int64  // of the body, as handed to net/http; for upgraded connections what the client got
 	Duration  time.Duration
-	Attempts  int // workers that were tried; 0 or 1 is the usual
+	Attempts  int // how often it was given to a worker; 1 is the usual, 0 if there was none
 }
 
 // Clone gives a copy that stays valid.
@@ -38,12 +38,12 @@ func (e *Entry) Clone() Entry {
 // for each request that it has taken in.
 func (x *exchange) report(f *fault) {
 	x.describe(f)
-	x.tally().count(&x.entered, f)
-	x.proxy.o.Log(&x.entered)
+	x.tally().count(&x.entry, f)
+	x.proxy.o.Log(&x.entry)
 }
 
 func (x *exchange) describe(f *fault) {
-	x.entered = Entry{
+	x.entry = Entry{
 		Time:      x.start,
 		Method:    x.method,
 		Path:      x.side.path(),
@@ -51,12 +51,12 @@ func (x *exchange) describe(f *fault) {
 		Page:      x.page,
 		RequestID: x.id,
 		Client:    x.client(),
+		Attempts:  x.attempts,
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),
-		Attempts:  x.entered.Attempts,
 	}
-	e := &x.entered
+	e := &x.entry
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
 	}

@@ -40,10 +40,12 @@ type exchange struct {
 	page     string
 	turn     turn
 	endpoint *Endpoint // the last that was tried
+	attempts int       // to have a worker answer it
+	repeated bool      // it goes to a worker for the second time, so that the connection must be new
 	upload   *uploader // what sends the body; nil until it is begun
 	out      outcome
+	entry    Entry     // for the log, once the request has ended
 	now      time.Time // a moment ago
-	entered  Entry     // in the log
 }
 
 // outcome is what has become of an answer.
@@ -119,7 +121,7 @@ func (x *exchange) conclude(f *fault) (abort bool) {
 }
 
 // deliver tries endpoints until one has the request. It goes on only while
-// nothing of the request has reached a worker.
+// nothing of the request has reached a worker, or where that does no harm.
 func (x *exchange) deliver(t *turn) *fault {
 	for {
 		e, err := t.next(x.side.context())
@@ -133,6 +135,11 @@ func (x *exchange) deliver(t *turn) *fault {
 		if err = x.via(e); err == nil {
 			return nil
 		}
+		if repeat, ok := errors.AsType[*repeatError](err); ok {
+			x.repeated = true
+			t.elsewhere(e, repeat.error)
+			continue
+		}
 		dial, ok := errors.AsType[*dialError](err)
 		if !ok || isLocalLimit(err) || x.side.context().Err() != nil {
 			return x.diagnose(err)
@@ -145,7 +152,7 @@ func (x *exchange) deliver(t *turn) *fault {
 func (x *exchange) via(e *Endpoint) error {
 	defer e.leave()
 	e.count()
-	x.entered.Attempts++
+	x.attempts++
 	if x.body != nil {
 		// Without this net/http reads the whole request before it sends the
 		// first byte of the answer. HTTP/2 needs no asking.

@@ -43,8 +43,10 @@ func TestConnectionIsTakenBackOnlyWhole(t *testing.T) {
 func TestPostMeetsNoDeadConnection(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	var open sync.Map
+	closed := make(chan bool, 100)
 	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
 		open.Store(c, true)
+		defer func() { closed <- true }()
 		for h := head(r); h != nil; h = head(r) {
 			if strings.HasPrefix(h[0], "POST") {
 				r.Discard(4)
@@ -57,6 +59,7 @@ func TestPostMeetsNoDeadConnection(t *testing.T) {
 		open.Range(func(c, _ any) bool {
 			c.(net.Conn).Close()
 			open.Delete(c)
+			<-closed // a connection that is being read is not closed before
 			return true
 		})
 		if res, _ := s.do(s.request("POST", "/", strings.NewReader("body"))); res.StatusCode != 200 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type turn struct {
 	seen    *endpointSet // the set that was searched last
 	avoid   []*Endpoint  // those of seen that could not be reached
 	dial    error        // why the last of them could not
+	lost    *Endpoint    // which has lost the request; others are tried before it
+	failed  error        // what the last try has ended with; nil: there was none
 	hold    patience     // with which it waits for a ready worker
 	queue   patience     // with which it waits for room
 }
@@ -25,13 +28,15 @@ type patience struct {
 
 // next returns an endpoint, entered, which the caller must leave. It waits for
 // one as long as the backend's options say, counted over the whole turn, and
-// until ctx ends. After unreachable it goes on only as far as the budget for
-// retries allows; else it returns the error that was given there.
+// until ctx ends. After unreachable or elsewhere it goes on only as far as the
+// budget for retries allows; else it returns the error that was given there.
 func (t *turn) next(ctx context.Context) (*Endpoint, error) {
 	if t.seen == nil {
 		t.backend.count.requests.Add(1)
-	} else if err := t.pay(); err != nil {
-		return nil, err
+	} else if t.failed != nil {
+		if err := t.pay(); err != nil {
+			return nil, err
+		}
 	}
 	for {
 		if e := t.pick(); e != nil {
@@ -51,24 +56,35 @@ func (t *turn) next(ctx context.Context) (*Endpoint, error) {
 // unreachable makes the turn pass over e until the set is replaced.
 func (t *turn) unreachable(e *Endpoint, err error) {
 	t.avoid = append(t.avoid, e)
-	t.dial = err
+	t.dial, t.failed = err, err
 	e.strike()
 }
 
-// waited reports whether time may have passed in next.
+// elsewhere makes the turn take another endpoint than e, if there is one that
+// has room, for a request that was lost with err and can be given to any.
+func (t *turn) elsewhere(e *Endpoint, err error) {
+	t.lost, t.failed = e, err
+}
+
+// hasOthers reports whether there is an endpoint besides e now.
+func (t *turn) hasOthers(e *Endpoint) bool {
+	return slices.ContainsFunc(t.backend.set.Load().endpoints, func(other *Endpoint) bool { return other != e })
+}
+
+// waited reports whether time may have passed since the first try.
 func (t *turn) waited() bool {
-	return t.dial != nil || !t.hold.until.IsZero() || !t.queue.until.IsZero()
+	return t.failed != nil || !t.hold.until.IsZero() || !t.queue.until.IsZero()
 }
 
 // pay takes a retry from the budget if another endpoint of the same set is going
 // to be tried. To wait for another set costs nothing: its workers have not seen
 // the request, and it is how a crash goes unnoticed.
 func (t *turn) pay() error {
-	t.look(t.backend.set.Load())
-	if len(t.avoid) == 0 || t.seen.exhausted(t.avoid) || t.backend.mayRetry() {
+	set := t.backend.set.Load()
+	if set != t.seen || set.exhausted(t.avoid) || t.backend.mayRetry() {
 		return nil
 	}
-	return &dialError{fmt.Errorf("%w (no other worker is tried: too many requests are)", t.dial)}
+	return fmt.Errorf("%w (not tried again: too many requests are)", t.failed)
 }
 
 // look makes set the one that is searched.
@@ -95,6 +111,11 @@ func (t *turn) pick() *Endpoint {
 // or nil.
 func (t *turn) choose() *Endpoint {
 	t.look(t.backend.set.Load())
+	if t.lost != nil {
+		if e := t.seen.choose(append(t.avoid, t.lost)); e != nil {
+			return e
+		}
+	}
 	return t.seen.choose(t.avoid)
 }
 
