@@ -58,10 +58,10 @@ type Server struct {
 	LogLevel string
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
 	TrustedProxies []netip.Prefix
-	// Metrics is host:port, where GET /metrics is answered; "" is nowhere.
-	Metrics string
 	// FastLane serves plain HTTP/1.1 without net/http.
 	FastLane bool
+	// Metrics is host:port, where GET /metrics is answered; "" is nowhere.
+	Metrics string
 	// StateDir is relative to the site root unless it is absolute.
 	StateDir string
 }

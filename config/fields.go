@@ -46,8 +46,8 @@ func (s *Server) fields() fields {
 		{"log_file", logFile(&s.LogFile, "{date}")},
 		{"log_level", text(&s.LogLevel, checkLogLevel)},
 		{"trusted_proxies", prefixes(&s.TrustedProxies)},
-		{"metrics", optional(&s.Metrics, checkAddress)},
 		{"fast_lane", flag(&s.FastLane)},
+		{"metrics", optional(&s.Metrics, checkAddress)},
 		{"state_dir", text(&s.StateDir, checkFileName)},
 	}
 }

@@ -167,7 +167,7 @@ func TestClientsThatLeaveLeaveNothing(t *testing.T) {
 	requests := []string{
 		"", "GET / HT", "GET / HTTP/1.1\r\nHost: h\r\nX-Half", // in the head
 		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nsome", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nso",
-		"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", // in the body
+		"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",                          // in the body
 		"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n", "POST /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nsome", // while they wait
 		"GET /read HTTP/1.1\r\nHost: h\r\n\r\n", "GET /pause HTTP/1.1\r\nHost: h\r\n\r\n", // while they read
 	}
