@@ -63,7 +63,7 @@ func (b *bencher) parts(ctx context.Context) error {
 		procs int
 		run   func(context.Context, []*server) error
 	}{
-		{[]string{"cpu", "matrix", "memory"}, 1, b.oneCPU},
+		{[]string{"cpu", "matrix"}, 1, b.oneCPU},
 		{[]string{"cores", "latency", "reload"}, runtime.NumCPU(), b.allCPUs},
 	}
 	for _, g := range groups {
@@ -71,6 +71,11 @@ func (b *bencher) parts(ctx context.Context) error {
 			continue
 		}
 		if err := b.withFleet(ctx, b.peers, g.procs, 1, g.run); err != nil {
+			return err
+		}
+	}
+	if b.asked("memory") { // of processes that have done little before
+		if err := b.withFleet(ctx, mainPeers(b.peers), 1, 1, b.memory); err != nil {
 			return err
 		}
 	}
@@ -102,9 +107,6 @@ func (b *bencher) oneCPU(ctx context.Context, fleet []*server) (err error) {
 			}
 			b.results.Matrix = append(b.results.Matrix, c)
 		}
-	}
-	if b.asked("memory") {
-		return b.memory(ctx, mainServers(fleet))
 	}
 	return nil
 }

@@ -16,19 +16,21 @@ type plan struct {
 	routes    []int // that a table may have
 	pages     []int // that tqserver may have
 	idle      int
+	settle    time.Duration // how long a proxy has to give back what it does not need while it is idle
 }
 
 func newPlan(o options) plan {
 	p := plan{round: 1200 * time.Millisecond, rounds: 7, few: 3, fixed: 3 * time.Second, segments: 5, perRound: 10, reloadFor: 5 * time.Second,
-		routes: []int{1, 100, 1000}, pages: []int{1, o.routes}, idle: o.idle}
+		routes: []int{1, 100, 1000}, pages: []int{1, o.routes}, idle: o.idle, settle: 2 * time.Second}
 	if o.quick {
 		p.round, p.rounds, p.few, p.fixed = 400*time.Millisecond, 3, 2, time.Second
-		p.segments, p.reloadFor = 1, 5*time.Second
+		p.segments, p.reloadFor = 1, 4*time.Second
 		p.routes, p.pages = []int{1, 1000}, []int{1, min(o.routes, 20)}
+		p.idle, p.settle = min(o.idle, 2000), 500*time.Millisecond
 	}
 	if o.round > 0 {
 		p.round, p.fixed = o.round, 2*o.round
-		p.reloadFor = min(p.reloadFor, 10*o.round)
+		p.reloadFor, p.settle = min(p.reloadFor, 10*o.round), min(p.settle, o.round)
 	}
 	if o.rounds > 0 {
 		p.rounds, p.few = o.rounds, o.rounds
@@ -51,7 +53,7 @@ func (p plan) estimate(o options, peers []*peer) (all time.Duration) {
 		"cores":   starts + rounds(main, p.few+1, p.round),
 		"latency": rounds(2*main, p.few, p.fixed),
 		"routes":  rounds(main, len(p.routes)*(p.few+2), p.round) + time.Duration(len(p.routes)*main)*time.Second,
-		"memory":  time.Duration(main) * 8 * time.Second,
+		"memory":  starts + time.Duration(3*main)*p.settle + time.Duration(main*p.idle)*200*time.Microsecond,
 		"allocs":  time.Minute,
 	}
 	for _, s := range matrix(p) {
