@@ -60,17 +60,18 @@ func (b *bencher) parts(ctx context.Context) error {
 	b.results.Machine.Load = loadAverage()
 	groups := []struct {
 		parts []string
+		peers []*peer
 		procs int
 		run   func(context.Context, []*server) error
 	}{
-		{[]string{"cpu", "matrix"}, 1, b.oneCPU},
-		{[]string{"cores", "latency", "reload"}, runtime.NumCPU(), b.allCPUs},
+		{[]string{"cpu", "matrix"}, b.peers, 1, b.oneCPU},
+		{[]string{"cores", "latency", "reload"}, mainPeers(b.peers), runtime.NumCPU(), b.allCPUs},
 	}
 	for _, g := range groups {
 		if !slices.ContainsFunc(g.parts, b.asked) {
 			continue
 		}
-		if err := b.withFleet(ctx, b.peers, g.procs, 1, g.run); err != nil {
+		if err := b.withFleet(ctx, g.peers, g.procs, 1, g.run); err != nil {
 			return err
 		}
 	}
@@ -113,7 +114,6 @@ func (b *bencher) oneCPU(ctx context.Context, fleet []*server) (err error) {
 
 // allCPUs has the parts where every proxy has all CPUs.
 func (b *bencher) allCPUs(ctx context.Context, fleet []*server) (err error) {
-	fleet = mainServers(fleet)
 	if b.asked("cores") || b.asked("latency") {
 		s := headline(b.p)
 		s.rounds, s.id = b.p.few, "get-1k-cores"

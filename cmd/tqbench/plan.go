@@ -20,11 +20,11 @@ type plan struct {
 }
 
 func newPlan(o options) plan {
-	p := plan{round: 1200 * time.Millisecond, rounds: 7, few: 3, fixed: 3 * time.Second, segments: 5, perRound: 10, reloadFor: 5 * time.Second,
+	p := plan{round: 1200 * time.Millisecond, rounds: 7, few: 3, fixed: 2500 * time.Millisecond, segments: 5, perRound: 10, reloadFor: 4 * time.Second,
 		routes: []int{1, 100, 1000}, pages: []int{1, o.routes}, idle: o.idle, settle: 2 * time.Second}
 	if o.quick {
-		p.round, p.rounds, p.few, p.fixed = 400*time.Millisecond, 3, 2, time.Second
-		p.segments, p.reloadFor = 1, 4*time.Second
+		p.round, p.rounds, p.few, p.fixed = 300*time.Millisecond, 3, 1, 800*time.Millisecond
+		p.segments, p.reloadFor = 1, 3*time.Second
 		p.routes, p.pages = []int{1, 1000}, []int{1, min(o.routes, 20)}
 		p.idle, p.settle = min(o.idle, 2000), 500*time.Millisecond
 	}
@@ -47,7 +47,7 @@ func (p plan) estimate(o options, peers []*peer) (all time.Duration) {
 	rounds := func(peers, rounds int, length time.Duration) time.Duration {
 		return time.Duration(peers*rounds) * (length + overhead)
 	}
-	starts := time.Duration(n) * time.Second
+	starts := time.Duration(n) * time.Second / 2 // those of tqserver take longer, others hardly any time
 	each := map[string]time.Duration{
 		"cpu":     starts + rounds(n, p.rounds+1, p.round),
 		"cores":   starts + rounds(main, p.few+1, p.round),
@@ -59,7 +59,7 @@ func (p plan) estimate(o options, peers []*peer) (all time.Duration) {
 	for _, s := range matrix(p) {
 		each["matrix"] += rounds(main, s.rounds, p.round)
 	}
-	for _, peer := range peers {
+	for _, peer := range reloadPeers(peers) {
 		each["reload"] += time.Duration(len(waysToReload(peer))*p.segments) * (2*p.reloadFor + 2*overhead)
 	}
 	for _, part := range o.only {
