@@ -6,7 +6,7 @@ GO      ?= go
 CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-.PHONY: build run test bench browser soak edits saves vet generate clean
+.PHONY: build run test bench browser soak edits saves ledger idle slow suites vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -34,6 +34,18 @@ edits: ## 300 random edits, each built by the builder and by a fresh `go build`:
 
 saves: ## 1,000 saves under load: no request failed or answered by old code, and nothing grows (make saves SAVES=200)
 	TQSERVER_SAVES=$(or $(SAVES),1000) $(GO) test -count=1 -timeout 0 -run '^TestSaves$$' -v ./cmd/tqserver
+
+ledger: ## 100,000 POSTs through saves, rollbacks and kills: is each executed once, or at most once with an error? (make ledger LEDGER=n)
+	TQSERVER_LEDGER=$(or $(LEDGER),100000) $(GO) test -count=1 -timeout 0 -run '^TestLedger$$' -v ./cmd/tqserver
+
+idle: ## 10,000 idle connections: are they held, and what does each cost? (make idle IDLE=n)
+	TQSERVER_IDLE=$(or $(IDLE),10000) $(GO) test -count=1 -timeout 0 -run '^TestIdleConnections$$' -v ./cmd/tqserver
+
+slow: ## 500 slow clients of each kind: is each cut off by its timeout, and what does it cost? (make slow SLOW=n)
+	TQSERVER_SLOW=$(or $(SLOW),500) $(GO) test -count=1 -timeout 0 -run '^TestSlowClients$$' -v ./cmd/tqserver
+
+suites: ## the test suites of Go and of other projects, with each of their servers behind the proxy (make suites SUITES=chi)
+	TQSERVER_SUITES=$(or $(SUITES),all) $(GO) test -count=1 -timeout 0 -run '^TestSuites$$' -v ./cmd/tqserver
 
 vet:
 	$(GO) vet -tags bench ./...

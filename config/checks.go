@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path"
 	"regexp"
@@ -26,6 +27,18 @@ func checkHost(host string) (message, hint string) {
 	return fmt.Sprintf("%s is neither an address nor a host name", clip(host)), `write the host alone, an IPv6 address without brackets; the port is server.port`
 }
 
+// checkAddress wants a host and a port; "" passes.
+func checkAddress(addr string) (message, hint string) {
+	if addr == "" {
+		return "", ""
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if n, portErr := strconv.Atoi(port); err != nil || portErr != nil || n < 1 || n > maxPort {
+		return fmt.Sprintf("%s is not an address with a port", clip(addr)), `write it like "127.0.0.1:9180" or "[::1]:9180"`
+	}
+	return checkHost(host)
+}
+
 func checkFileName(name string) (message, hint string) {
 	switch {
 	case strings.TrimSpace(name) == "":
@@ -45,6 +58,13 @@ func checkLogLevel(level string) (message, hint string) {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	return fmt.Sprintf("unknown log level %s", clip(level)), hint
+}
+
+func checkEndpoint(kind string) (message, hint string) {
+	if kind == TCP || kind == Unix {
+		return "", ""
+	}
+	return fmt.Sprintf("unknown endpoint %s", clip(kind)), "tcp or unix"
 }
 
 // checkMemory follows what the runtime takes as GOMEMLIMIT.

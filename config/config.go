@@ -60,6 +60,8 @@ type Server struct {
 	TrustedProxies []netip.Prefix
 	// FastLane serves plain HTTP/1.1 without net/http.
 	FastLane bool
+	// Metrics is host:port, where GET /metrics is answered; "" is nowhere.
+	Metrics string
 	// StateDir is relative to the site root unless it is absolute.
 	StateDir string
 }

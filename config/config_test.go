@@ -54,13 +54,20 @@ var good = map[string]func(*Config){
 			},
 		}}
 	},
+	"instances": func(c *Config) {
+		c.Workers.Default.Instances = Instances{1, 4}
+		c.Workers.Paths = []PathOverride{
+			{Path: "/api", keys: []string{"instances"}, worker: Worker{Instances: Instances{3, 3}}},
+			{Path: "/chat", keys: []string{"instances"}, worker: Worker{Instances: Instances{2, 2}}},
+		}
+	},
 	"slow": func(c *Config) { c.Server.FastLane = false },
 	"everything": func(c *Config) {
 		host, empty := "db.local", ""
 		c.Server = Server{
 			Host: "::1", Port: 80,
 			ReadTimeout: 1 * time.Second, WriteTimeout: 2 * time.Second, IdleTimeout: 3 * time.Second,
-			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", StateDir: "/var/lib/tqserver", FastLane: true,
+			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", Metrics: "[::1]:9180", StateDir: "/var/lib/tqserver", FastLane: true,
 			TrustedProxies: []netip.Prefix{
 				netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.1.7/32"),
 				netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("127.0.0.1/32"),
@@ -73,9 +80,10 @@ var good = map[string]func(*Config){
 			DrainTimeout: 9 * time.Millisecond, HoldTimeout: 0, HoldRequests: 11,
 			BinaryMaxAge: 12 * time.Hour, KeepReleases: 29, KeepWarm: 30 * time.Millisecond, Probation: 31 * time.Millisecond,
 			Default: Worker{
+				Instances: Instances{3, 3}, MaxInFlight: 32, QueueTimeout: 33 * time.Millisecond, QueueRequests: 34, SlowStart: 35 * time.Millisecond,
 				GoMaxProcs: 0, MaxRequests: 13,
-				ReadTimeout: 14 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 16 * time.Second,
-				GoMemLimit: "1073741824", LogFile: "w.log",
+				ReadTimeout: 14 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 16 * time.Second, StreamIdleTimeout: 36 * time.Second,
+				GoMemLimit: "1073741824", Endpoint: TCP, LogFile: "w.log",
 				Env: map[string]*string{"DB_HOST": &host, "HOME": nil, "EMPTY": &empty},
 			},
 		}
@@ -88,14 +96,14 @@ var good = map[string]func(*Config){
 		c.Plugins = Plugins{
 			Resolver: Plugin{
 				Use: "./bin/vhost", SHA256: strings.Repeat("0123456789abcdef", 4),
-				Env: map[string]*string{"DEBUG": &debug, "FAST": &yes}, Pos: at(48, 5),
+				Env: map[string]*string{"DEBUG": &debug, "FAST": &yes}, Pos: at(55, 5),
 			},
-			Watcher: Plugin{Use: "builtin:fsnotify", Pos: at(53, 13)},
-			Checker: Plugin{Use: "builtin:http", Pos: at(54, 13)},
-			Rotator: Plugin{Use: "builtin:syslog-2", Pos: at(55, 12)},
+			Watcher: Plugin{Use: "builtin:fsnotify", Pos: at(60, 13)},
+			Checker: Plugin{Use: "builtin:http", Pos: at(61, 13)},
+			Rotator: Plugin{Use: "builtin:syslog-2", Pos: at(62, 12)},
 			Builder: []Plugin{
-				{Use: "builtin:go", Match: []string{"**/main.go"}, Pos: at(57, 7)},
-				{Use: "/opt/bun", Pos: at(58, 7)},
+				{Use: "builtin:go", Match: []string{"**/main.go"}, Pos: at(64, 7)},
+				{Use: "/opt/bun", Pos: at(65, 7)},
 			},
 			StartTimeout: 18 * time.Millisecond, RPCTimeout: 19 * time.Millisecond, StopTimeout: 20 * time.Millisecond, Probation: 27 * time.Millisecond, BuildTimeout: 28 * time.Millisecond,
 			Restart: Restart{
@@ -140,8 +148,8 @@ func TestPluginConfigKeepsItsPlace(t *testing.T) {
 	if node == nil || node.Kind != yaml.MappingNode {
 		t.Fatalf("config is %+v, want a mapping", node)
 	}
-	if key := node.Content[0]; key.Value != "interval_ms" || key.Line != 54 || key.Column != 23 {
-		t.Errorf("first key is %q at %d:%d, want interval_ms at 54:23", key.Value, key.Line, key.Column)
+	if key := node.Content[0]; key.Value != "interval_ms" || key.Line != 61 || key.Column != 23 {
+		t.Errorf("first key is %q at %d:%d, want interval_ms at 61:23", key.Value, key.Line, key.Column)
 	}
 	if c.Plugins.Watcher.Config != nil || c.Plugins.Rotator.Config != nil {
 		t.Error("an absent or null config is not nil")

@@ -45,11 +45,16 @@ func Default() *Config {
 			KeepWarm:            time.Minute,
 			Probation:           time.Minute,
 			Default: Worker{
-				GoMaxProcs:   1,
-				ReadTimeout:  30 * time.Second,
-				WriteTimeout: 30 * time.Second,
-				IdleTimeout:  120 * time.Second,
-				LogFile:      "logs/{path}/worker_{date}.log",
+				Instances:     Instances{1, 1},
+				QueueTimeout:  10 * time.Second,
+				QueueRequests: 1000,
+				SlowStart:     10 * time.Second,
+				GoMaxProcs:    1,
+				ReadTimeout:   30 * time.Second,
+				WriteTimeout:  30 * time.Second,
+				IdleTimeout:   120 * time.Second,
+				LogFile:       "logs/{path}/worker_{date}.log",
+				Endpoint:      TCP,
 			},
 		},
 		FileWatcher: FileWatcher{Debounce: 50 * time.Millisecond},
@@ -93,7 +98,7 @@ type Key struct {
 
 // restartOnly are the keys, with all below them, that a reload does not apply: the listener, the lock of the site, and
 // how plugins are looked after stay.
-var restartOnly = []string{"server.host", "server.port", "server.state_dir", "plugins.defaults"}
+var restartOnly = []string{"server.host", "server.port", "server.state_dir", "server.metrics", "plugins.defaults"}
 
 // Keys returns every key of [DefaultYAML], in its order.
 func Keys() []Key { return slices.Clone(shippedKeys()) }

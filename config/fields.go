@@ -47,6 +47,7 @@ func (s *Server) fields() fields {
 		{"log_level", text(&s.LogLevel, checkLogLevel)},
 		{"trusted_proxies", prefixes(&s.TrustedProxies)},
 		{"fast_lane", flag(&s.FastLane)},
+		{"metrics", optional(&s.Metrics, checkAddress)},
 		{"state_dir", text(&s.StateDir, checkFileName)},
 	}
 }
@@ -75,12 +76,19 @@ func (w *Workers) fields() fields {
 // fields and PathOverride.apply have the same keys; a test holds them together.
 func (w *Worker) fields() fields {
 	return fields{
+		{"instances", instances(&w.Instances)},
+		{"max_in_flight", whole(&w.MaxInFlight, 0, noLimit)},
+		{"queue_timeout_ms", span(&w.QueueTimeout, time.Millisecond, 0, time.Hour)},
+		{"queue_requests", whole(&w.QueueRequests, 0, noLimit)},
+		{"slow_start_ms", span(&w.SlowStart, time.Millisecond, 0, time.Hour)},
 		{"go_max_procs", whole(&w.GoMaxProcs, 0, noLimit)},
 		{"max_requests", whole(&w.MaxRequests, 0, noLimit)},
 		{"read_timeout_seconds", span(&w.ReadTimeout, time.Second, 0, year)},
 		{"write_timeout_seconds", span(&w.WriteTimeout, time.Second, 0, year)},
 		{"idle_timeout_seconds", span(&w.IdleTimeout, time.Second, 0, year)},
+		{"stream_idle_timeout_seconds", span(&w.StreamIdleTimeout, time.Second, 0, year)},
 		{"go_mem_limit", memory(&w.GoMemLimit)},
+		{"endpoint", text(&w.Endpoint, checkEndpoint)},
 		{"log_file", logFile(&w.LogFile, "{path}", "{date}")},
 		{"env", environment(&w.Env)},
 	}

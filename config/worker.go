@@ -47,8 +47,26 @@ type Workers struct {
 	Paths []PathOverride
 }
 
+// The values of [Worker].Endpoint.
+const (
+	TCP  = "tcp"  // a leased port of 127.0.0.1
+	Unix = "unix" // a unix socket of its own
+)
+
 // Worker configures the workers of one page.
 type Worker struct {
+	// Instances is how many workers there are, and MaxInFlight how many
+	// requests one of them is given at a time; 0 is no limit.
+	Instances   Instances
+	MaxInFlight int
+	// QueueTimeout and QueueRequests bound, per page, how long and how many
+	// requests wait while all workers have MaxInFlight; 0 lets none wait.
+	QueueTimeout  time.Duration
+	QueueRequests int
+	// SlowStart is how long a worker that joins others takes to get its full
+	// share of the requests; 0 is at once.
+	SlowStart time.Duration
+
 	// GoMaxProcs is GOMAXPROCS; 0 leaves it to the Go runtime.
 	GoMaxProcs int
 	// MaxRequests is after how many requests a worker is replaced; 0 is never.
@@ -56,8 +74,13 @@ type Worker struct {
 	// ReadTimeout, WriteTimeout and IdleTimeout are those of the worker's own
 	// HTTP server; 0 is no limit.
 	ReadTimeout, WriteTimeout, IdleTimeout time.Duration
+	// StreamIdleTimeout is how long the worker may send nothing in the midst of
+	// an answer; 0 is no limit.
+	StreamIdleTimeout time.Duration
 	// GoMemLimit is GOMEMLIMIT as the Go runtime takes it; "" leaves it unset.
 	GoMemLimit string
+	// Endpoint is what a worker listens on, TCP or Unix.
+	Endpoint string
 	// LogFile may hold {date} and {path}; "" writes no log file.
 	LogFile string
 	// Env is added to the worker's environment. A nil value stands for the
@@ -95,6 +118,16 @@ func (o PathOverride) matches(route string) bool {
 func (o PathOverride) apply(w *Worker) {
 	for _, key := range o.keys {
 		switch key {
+		case "instances":
+			w.Instances = o.worker.Instances
+		case "max_in_flight":
+			w.MaxInFlight = o.worker.MaxInFlight
+		case "queue_timeout_ms":
+			w.QueueTimeout = o.worker.QueueTimeout
+		case "queue_requests":
+			w.QueueRequests = o.worker.QueueRequests
+		case "slow_start_ms":
+			w.SlowStart = o.worker.SlowStart
 		case "go_max_procs":
 			w.GoMaxProcs = o.worker.GoMaxProcs
 		case "max_requests":
@@ -105,8 +138,12 @@ func (o PathOverride) apply(w *Worker) {
 			w.WriteTimeout = o.worker.WriteTimeout
 		case "idle_timeout_seconds":
 			w.IdleTimeout = o.worker.IdleTimeout
+		case "stream_idle_timeout_seconds":
+			w.StreamIdleTimeout = o.worker.StreamIdleTimeout
 		case "go_mem_limit":
 			w.GoMemLimit = o.worker.GoMemLimit
+		case "endpoint":
+			w.Endpoint = o.worker.Endpoint
 		case "log_file":
 			w.LogFile = o.worker.LogFile
 		case "env":

@@ -75,8 +75,9 @@ func TestForReturnsACopy(t *testing.T) {
 // Every key that a worker takes must also be merged.
 func TestForMergesEveryKey(t *testing.T) {
 	values := map[string]string{
-		"go_max_procs": "77", "max_requests": "77", "go_mem_limit": "77KiB", "log_file": "77.log", "env": "{SEVEN: 7}",
-		"read_timeout_seconds": "77", "write_timeout_seconds": "77", "idle_timeout_seconds": "77",
+		"instances": "7-77", "max_in_flight": "77", "queue_timeout_ms": "77", "queue_requests": "77", "slow_start_ms": "77",
+		"go_max_procs": "77", "max_requests": "77", "go_mem_limit": "77KiB", "endpoint": "unix", "log_file": "77.log", "env": "{SEVEN: 7}",
+		"read_timeout_seconds": "77", "write_timeout_seconds": "77", "idle_timeout_seconds": "77", "stream_idle_timeout_seconds": "77",
 	}
 	for _, key := range (&Worker{}).fields().names() {
 		inDefault := parse(t, "workers: {default: {"+key+": "+values[key]+"}}").Workers.Default

@@ -135,7 +135,7 @@ func (p *page) tryAgain() {
 	c := p.candidate
 	switch {
 	case c != nil && c.release.ID == p.assets.unstarted.ID && time.Until(c.begins) > 0:
-		p.start(c.release, c.why, 0)
+		p.repeat(c, 0)
 	case c == nil && p.building == nil && p.stale != "" && p.newest(p.assets.unstarted):
 		r := p.assets.unstarted
 		p.built.changed, p.assets.unstarted = time.Now(), release{}
@@ -169,6 +169,9 @@ func (p *page) logFaults() {
 	p.k.log.Warn("the page serves on with the files it had before", "page", p.name, "worker", p.current.id)
 }
 
+// everyCall is later than any call.
+const everyCall = math.MaxInt
+
 // taken is for when the worker in service has the files of which it was told by a call and those before.
 func (p *page) taken(call int) {
 	var changes []sdk.Change
@@ -187,7 +190,7 @@ func (p *page) assetsSwapped() {
 	if len(p.faults()) > 0 { // it has answered before it served
 		p.logFaults()
 	}
-	p.taken(math.MaxInt)
+	p.taken(everyCall)
 }
 
 const updateFailed = "update failed: "

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -24,8 +25,8 @@ func (k *Kernel) feedChecker(ctx context.Context) error {
 func (k *Kernel) targetSet() sdk.TargetSet {
 	set := sdk.TargetSet{Version: k.targetSets.Add(1)}
 	for _, p := range k.routes.list() {
-		if inst := p.view.Load().current; inst != nil {
-			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+		for _, inst := range p.view.Load().serving {
+			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.target()})
 		}
 	}
 	return set
@@ -33,7 +34,7 @@ func (k *Kernel) targetSet() sdk.TargetSet {
 
 func (k *Kernel) checked(h sdk.Health) error {
 	for _, p := range k.routes.list() {
-		if inst := p.view.Load().current; inst != nil && inst.id == h.Target {
+		if slices.ContainsFunc(p.view.Load().serving, func(inst *instance) bool { return inst.id == h.Target }) {
 			p.post(func() { p.checked(h) })
 		}
 	}

@@ -66,7 +66,7 @@ func (p *page) build() {
 		report, err := p.k.build(ctx, job)
 		p.post(func() { p.releaseBuilt(report, err) })
 	})
-	p.k.ports.Reserve(p.name) // for the worker of what is built
+	p.reserve() // for the worker of what is built
 }
 
 func (p *page) releaseBuilt(report *buildReport, err error) {
@@ -143,7 +143,7 @@ func (p *page) deploy(r release) {
 		return // it is being started
 	}
 	p.stale, p.problem = "", ""
-	if p.current != nil && p.current.release.ID == r.ID && p.candidate == nil && p.current.fits(p) {
+	if p.current != nil && p.current.release.ID == r.ID && (p.candidate == nil || p.candidate.beside) && p.current.fits(p) {
 		p.k.log.Debug("nothing to do: the release serves already", "page", p.name, "release", r.short())
 		return
 	}
@@ -170,41 +170,55 @@ const (
 	replace     reason = "worker is unhealthy"
 )
 
-// candidate is a worker that is being started. There is one at most: a newer one supersedes it.
+// candidate is what is being started: one worker or several. There is one at most: a newer one supersedes it.
 type candidate struct {
-	release release
-	why     reason
-	begins  time.Time // after the delay
-	cancel  context.CancelFunc
-	ports   <-chan struct{} // closed when the ports changed since the start
-	back    *wayBack        // nil: it goes forward
+	release  release
+	why      reason
+	beside   bool      // it joins the workers that serve; else it takes their place
+	relieves *instance // the one of them in whose place it comes; nil: none
+	begins   time.Time // after the delay
+	cancel   context.CancelFunc
+	ports    <-chan struct{} // closed when the ports changed since the start
+	back     *wayBack        // nil: it goes forward
 }
 
-// start begins to start a worker after a delay, in place of one that is being started.
+// start begins to start workers in the place of those that serve, after a delay.
 func (p *page) start(r release, why reason, delay time.Duration) {
+	p.begin(&candidate{release: r, why: why}, delay)
+}
+
+// repeat starts what a candidate was to start.
+func (p *page) repeat(c *candidate, delay time.Duration) {
+	p.begin(&candidate{release: c.release, why: c.why, beside: c.beside, relieves: c.relieves}, delay)
+}
+
+// begin begins a start after a delay, in place of what is being started.
+func (p *page) begin(c *candidate, delay time.Duration) {
 	if p.candidate != nil {
 		p.candidate.cancel()
 	}
-	ctx, cancel := context.WithCancel(p.ctx)
-	c := &candidate{release: r, why: why, begins: time.Now().Add(delay), cancel: cancel, ports: p.k.ports.Changed()}
+	var ctx context.Context
+	ctx, c.cancel = context.WithCancel(p.ctx)
+	c.begins, c.ports = time.Now().Add(delay), p.k.ports.Changed()
 	p.candidate = c
-	p.started++
-	id := fmt.Sprintf("%s#%d", p.name, p.started)
+	ids := make([]string, p.span(c))
+	for i := range ids {
+		p.started++
+		ids[i] = fmt.Sprintf("%s#%d", p.name, p.started)
+	}
 	route, settings := p.route, p.settings
 	p.work.Go(func() {
-		inst, err := p.launch(ctx, id, r, route, settings, delay)
-		p.post(func() { p.startEnded(c, inst, err) }) // while work goes on, the page lives
+		fresh, err := p.launchAll(ctx, c, ids, route, settings, delay)
+		p.post(func() { p.startEnded(c, fresh, err) }) // while work goes on, the page lives
 	})
 }
 
-// startEnded is where a start comes back.
-func (p *page) startEnded(c *candidate, inst *instance, err error) {
+// startEnded is where a start comes back: with an error, or with one worker at least.
+func (p *page) startEnded(c *candidate, fresh []*instance, err error) {
 	c.cancel()
 	if p.candidate != c {
 		c.superseded()
-		if inst != nil {
-			p.retire(inst)
-		}
+		p.retire(fresh...)
 		return
 	}
 	p.candidate = nil
@@ -219,29 +233,37 @@ func (p *page) startEnded(c *candidate, inst *instance, err error) {
 		p.startFailed(c, err)
 		return
 	}
-	p.follow(inst)
-	p.swap(c, inst)
+	for _, inst := range fresh {
+		p.follow(inst)
+	}
+	p.swap(c, fresh)
 }
 
-// swap sends all further requests to the new worker and lets the old one finish what it has.
-func (p *page) swap(c *candidate, inst *instance) {
-	old := p.current
-	p.current = inst
-	p.backend.Set(inst.endpoint)
-	p.depose(old, c, inst)
-	p.arrived(c, inst, old)
-	p.live(c, inst)
+// swap sends further requests to the new workers, and to those that they join. The old ones finish what they have.
+func (p *page) swap(c *candidate, fresh []*instance) {
+	set, old := fresh, p.set()
+	if c.beside {
+		set, old = p.join(c, fresh)
+	}
+	p.employ(set)
+	p.depose(old, c)
+	p.arrived(c, old)
+	for i, inst := range fresh {
+		p.live(c, inst, i == 0)
+	}
 	p.assetsSwapped()
 	p.renew() // the configuration may have changed while it started
 }
 
-func (p *page) live(c *candidate, inst *instance) {
-	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), "port", inst.lease.Port(), "why", string(c.why)}
+// live tells of a worker in service. The first of those that a release came with stands for the save.
+func (p *page) live(c *candidate, inst *instance, first bool) {
+	key, addr := inst.logAddr()
+	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), key, addr, "why", string(c.why)}
 	p.problem = ""
 	if p.newest(inst.release) {
 		p.stale = ""
 	}
-	if c.why == deploy && p.newest(inst.release) {
+	if first && c.why == deploy && p.newest(inst.release) {
 		p.built.live = time.Since(p.built.changed)
 		p.built.timeLive(inst)
 		args = append(args, "build", p.built.result.Duration.Round(time.Millisecond), "total", p.built.live.Round(time.Millisecond))
@@ -249,7 +271,7 @@ func (p *page) live(c *candidate, inst *instance) {
 	}
 	p.k.log.Info("live: "+p.route.Host+p.route.Path, args...)
 	if inst.worker.Exposed() {
-		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.lease.Port())
+		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.port())
 	}
 }
 
@@ -258,8 +280,13 @@ func (p *page) newest(r release) bool {
 	return p.built != nil && p.built.result.OK && p.built.result.Release == r.ID
 }
 
-// retire takes a worker out of service: wait for its requests, then stop it, then give its port back.
-func (p *page) retire(inst *instance) { p.leave(inst, p.k.config().Workers.RestartDelay) }
+// retire lets go of workers that are out of service: wait for the requests of each, then stop it, then give its port
+// back.
+func (p *page) retire(old ...*instance) {
+	for _, inst := range old {
+		p.leave(inst, p.k.config().Workers.RestartDelay)
+	}
+}
 
 func (p *page) leave(inst *instance, delay time.Duration) {
 	p.leaving[inst] = true
@@ -288,13 +315,18 @@ func (p *page) startFailed(c *candidate, err error) {
 		c.back.end(errors.New("the page is being taken down"))
 		return
 	}
+	joins := c.beside && p.current != nil
+	if joins && c.relieves == nil && errors.Is(err, port.ErrExhausted) {
+		p.portless(c)
+		return
+	}
 	if p.wayBackFailed(c, err) {
 		return
 	}
 	text := fmt.Sprintf("release %s does not start: %v", c.release.short(), err)
 	p.k.log.Error(text, "page", p.name, "why", string(c.why))
 	p.assets.unstarted = c.release
-	if p.newest(c.release) {
+	if p.newest(c.release) && !joins {
 		p.stale = text
 	} else {
 		p.problem = text
@@ -315,7 +347,7 @@ func (p *page) startFailed(c *candidate, err error) {
 	if p.current == nil && (c.why == deploy || p.failures >= 3) {
 		p.backend.Fail(errors.New(text)) // requests need not wait in vain
 	}
-	p.start(c.release, c.why, backoff(p.failures))
+	p.repeat(c, backoff(p.failures))
 	if p.building == nil && !executable(c.release.Artifact) {
 		p.k.log.Warn("the binary is gone, building it again", "page", p.name, "file", c.release.Artifact)
 		p.changed(time.Now())
@@ -328,20 +360,32 @@ func (p *page) startWhenPortFree(c *candidate) {
 		p.backend.Fail(errors.New(p.trouble()))
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	waiting := &candidate{release: c.release, why: c.why, cancel: cancel, back: c.back}
-	p.candidate = waiting
+	waiting := *c
+	waiting.begins, waiting.cancel = time.Time{}, cancel
+	p.candidate = &waiting
 	p.work.Go(func() {
-		select {
-		case <-c.ports:
-		case <-time.After(5 * time.Second): // a foreign process may have left
-		case <-ctx.Done():
+		if p.portsChanged(ctx, c) != nil {
 			return
 		}
 		p.post(func() {
-			if p.candidate == waiting {
-				p.start(c.release, c.why, 0)
-				p.candidate.takeOver(waiting)
+			if p.candidate == &waiting {
+				p.repeat(c, 0)
+				p.candidate.takeOver(&waiting)
 			}
 		})
 	})
+}
+
+// portsChanged waits until the ports have changed since a start began, or a foreign process may have left one.
+func (p *page) portsChanged(ctx context.Context, c *candidate) error {
+	t := time.NewTimer(5 * time.Second)
+	defer t.Stop()
+	select {
+	case <-c.ports:
+		return nil
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -22,6 +22,7 @@ type front struct {
 	mu     sync.Mutex
 	all    []*era
 	cur    *era
+	taken  uint64 // connections that a server was given
 	done   sync.WaitGroup
 }
 
@@ -66,7 +67,7 @@ func (f *front) renew(srv *http.Server) {
 func (f *front) connState(e *era, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		f.change(e, func() { e.open++ })
+		f.change(e, func() { e.open++; f.taken++ })
 	case http.StateClosed, http.StateHijacked:
 		f.change(e, func() { e.open-- })
 	}

@@ -72,7 +72,7 @@ func (k *Kernel) Releases(name string) (control.PageReleases, error) {
 	before := previous(all, v.page.Release)
 	for _, r := range all {
 		shown := control.Release{ID: r.ID, Built: r.Built, Live: r.Live, Revision: r.Revision, Dirty: r.Dirty, BuildMS: r.Duration.Milliseconds(), Size: r.Size,
-			State: "good", Reason: cmp.Or(r.Undone, r.Failed), Warm: v.warm != nil && v.warm.release.ID == r.ID}
+			State: "good", Reason: cmp.Or(r.Undone, r.Failed), Warm: v.warm != nil && v.warmSet[0].release.ID == r.ID}
 		switch {
 		case r.ID == v.page.Release:
 			shown.State = "live"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,8 @@ type instance struct {
 	release  release
 	route    sdk.Route
 	settings config.Worker
-	lease    *port.Lease
+	lease    *port.Lease // nil with a socket
+	socket   string      // the path of what it listens on; "" with a port
 	worker   *worker.Worker
 	endpoint *proxy.Endpoint
 	ready    time.Time
@@ -48,12 +50,9 @@ const settled = 10 * time.Second
 // longer than 10 s.
 const restartLimit = 5 * time.Second
 
-func (i *instance) addr() string { return fmt.Sprintf("127.0.0.1:%d", i.lease.Port()) }
-
 // fits tells whether a worker started now would be the same.
 func (i *instance) fits(p *page) bool {
-	w := p.k.config().Workers
-	return i.route == p.route && sameSettings(i.settings, p.settings) && w.PortRangeStart <= i.lease.Port() && i.lease.Port() <= w.PortRangeEnd
+	return i.route == p.route && sameSettings(i.settings, p.settings) && i.inRange(p.k.config().Workers)
 }
 
 // stay waits for d and tells whether the worker has stayed alive.
@@ -77,7 +76,7 @@ func (i *instance) epitaph() string {
 	return strings.Join(append([]string{i.worker.Err().Error()}, i.worker.Tail()...), "\n  ")
 }
 
-// close ends the process, aborts what is left of its requests, and gives the port back after it has exited. How a
+// close ends the process, aborts what is left of its requests, and gives its address back after it has exited. How a
 // worker ends that was told to is of no interest, only whether.
 func (i *instance) close(grace time.Duration) {
 	i.state.Store(ptr(stopping))
@@ -88,7 +87,7 @@ func (i *instance) close(grace time.Duration) {
 	if err != nil && !errors.Is(err, worker.ErrKilled) {
 		return // it survives SIGKILL, in a system call: its port is not free
 	}
-	i.lease.Release()
+	i.freeAddr()
 }
 
 // follow tells the page when the worker ends.
@@ -102,13 +101,13 @@ func (p *page) follow(inst *instance) {
 	})
 }
 
-// exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile.
+// exited is the end of a worker. One that served is restarted: at once, then with backoff; requests wait meanwhile, or
+// go to the others.
 func (p *page) exited(inst *instance) {
-	if p.warmEnded(inst) || inst != p.current {
+	if p.warmEnded(inst) || !p.serves(inst) {
 		return
 	}
-	p.current = nil
-	p.backend.Set()
+	p.remove(inst)
 	p.crashes++
 	p.failed(inst)
 	p.problem = inst.epitaph()
@@ -119,7 +118,7 @@ func (p *page) exited(inst *instance) {
 	}
 	wait := min(backoff(p.failures-1), restartLimit)
 	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
-		p.start(inst.release, restart, wait)
+		p.begin(&candidate{release: inst.release, why: restart, beside: p.current != nil}, wait)
 	}
 }
 
@@ -131,21 +130,26 @@ func (p *page) failed(inst *instance) {
 	p.failures++
 }
 
-// renew replaces the worker in service if there is a reason, unless another is being started: it is called again when
-// that one is live or discarded.
+// renew makes the next step from the workers that serve to those that are wanted, unless something is being started: it
+// is called again when that is live or discarded.
 func (p *page) renew() {
-	inst := p.current
-	if inst == nil || p.candidate != nil {
+	if p.current == nil || p.candidate != nil {
 		return
 	}
-	healthy := inst.healthy.Load()
-	switch {
-	case !inst.fits(p):
-		p.start(inst.release, reconfigure, 0)
-	case inst.spent:
-		p.start(inst.release, recycle, 0)
-	case healthy != nil && !*healthy:
-		p.start(inst.release, replace, 0)
+	p.shed()
+	r, set := p.current.release, p.set()
+	if slices.ContainsFunc(set, func(inst *instance) bool { return !inst.fits(p) }) {
+		p.start(r, reconfigure, 0)
+		return
+	}
+	for _, inst := range set {
+		if why := inst.outworn(); why != "" {
+			p.begin(&candidate{release: r, why: why, beside: true, relieves: inst}, 0)
+			return
+		}
+	}
+	if len(set) < p.wanted() && !p.short {
+		p.begin(&candidate{release: r, why: grow, beside: true}, 0)
 	}
 }
 
@@ -180,7 +184,7 @@ func (p *page) bridge() {
 // unreachable replaces a worker that lives but takes no connection. That one is refused is also the first that is
 // heard of a worker's end: its process gets a moment to be seen to have ended.
 func (p *page) unreachable(inst *instance, err error) {
-	if inst != p.current || inst.suspect {
+	if !p.serves(inst) || inst.suspect {
 		return
 	}
 	inst.suspect = true
@@ -195,19 +199,21 @@ func (p *page) unreachable(inst *instance, err error) {
 
 func (p *page) replaceDeaf(inst *instance, err error) {
 	inst.suspect = false
-	if inst == p.current && p.candidate == nil {
+	if p.serves(inst) && p.candidate == nil {
 		p.k.log.Error("the worker takes no connections, replacing it", "page", p.name, "worker", inst.id, "error", err)
 		p.failed(inst)
-		p.start(inst.release, replace, min(backoff(p.failures-1), restartLimit))
+		p.begin(&candidate{release: inst.release, why: replace, beside: true, relieves: inst}, min(backoff(p.failures-1), restartLimit))
 	}
 }
 
 // checked takes a report of the checker.
 func (p *page) checked(h sdk.Health) {
-	inst := p.current
-	if inst == nil || inst.id != h.Target {
+	set := p.set()
+	i := slices.IndexFunc(set, func(inst *instance) bool { return inst.id == h.Target })
+	if i < 0 {
 		return
 	}
+	inst := set[i]
 	inst.healthy.Store(&h.Healthy)
 	if h.Healthy {
 		return

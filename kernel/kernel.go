@@ -58,7 +58,8 @@ type Kernel struct {
 	routes   *routes
 	files    *files
 	front    *front
-	dev      *dev.Hub // nil unless Options.Dev
+	measured atomic.Pointer[front] // the same, once it is there, for who asks while it is made
+	dev      *dev.Hub              // nil unless Options.Dev
 
 	targets    notifier      // the set of workers changed
 	targetSets atomic.Uint64 // sent so far
@@ -121,7 +122,7 @@ func (k *Kernel) open() (err error) {
 			s := k.config().Server
 			return proxy.Timeouts{Read: s.ReadTimeout, Write: s.WriteTimeout}
 		},
-		Log:      k.logRequest,
+		Log:      newAccessLog(k).write,
 		ErrorLog: func(line string) { k.log.Debug(line) },
 	})
 	k.warnAttached()
@@ -190,7 +191,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	defer finish()
 
 	lives := newLives()
-	ctl, err := k.openControl()
+	ctl, scraped, err := k.openSockets()
 	if err != nil {
 		k.stop()
 		k.reloads.Unlock()
@@ -198,6 +199,9 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	}
 	lives.start(base, "log", k.shipLogs)
 	lives.start(base, "control", func(ctx context.Context) error { return control.Serve(ctx, ctl, k) })
+	if scraped != nil {
+		lives.start(base, "metrics", func(ctx context.Context) error { return control.ServeMetrics(ctx, scraped, k.Metrics) })
+	}
 	k.stages.start(base, lives)
 	lives.start(base, "checker", k.feedChecker)
 	lives.start(base, "resolver", k.feedResolver)
@@ -207,9 +211,11 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "cleaner", k.cleanReleases)
 	lives.start(base, "progress", k.showProgress)
 	lives.start(base, "traffic", k.sampleTraffic)
+	lives.start(base, "scaler", k.scalePages)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
 	k.front.accelerate(k.proxy, k.laneOptions(), func() bool { return k.dev == nil && k.config().Server.FastLane })
+	k.measured.Store(k.front)
 	k.reloads.Unlock() // all that a reload changes is there
 	served := make(chan error, 1)
 	k.front.done.Go(func() { served <- k.front.run() })
@@ -292,7 +298,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "traffic", "cleaner", "reloader", "replacer", "watcher", "resolver")
+	lives.end("progress", "traffic", "scaler", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")
@@ -306,7 +312,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	}
 	lives.end("log")
 	k.stages.end(lives, "rotator")
-	lives.end("control")
+	lives.end("control", "metrics")
 	_ = os.Remove(k.site.path(control.Note))
 	return errors.Join(err, flushed, k.spool.Close(), k.site.close(), lives.errors())
 }

@@ -1,34 +1,89 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tqserver/tqserver/config"
+	"github.com/tqserver/tqserver/kernel/port"
 	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/kernel/worker"
 	"github.com/tqserver/tqserver/sdk"
 )
 
+// launchAll starts workers side by side and waits until they are ready. Those that are to take the place of others
+// come all or none, but for those without a port, which may follow; of those that join others each counts for itself. On
+// an error nothing of them is left.
+func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route sdk.Route, settings config.Worker, delay time.Duration) ([]*instance, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	fresh, errs := make([]*instance, len(ids)), make([]error, len(ids))
+	var starts sync.WaitGroup
+	for i, id := range ids {
+		starts.Go(func() {
+			fresh[i], errs[i] = p.launch(ctx, id, c.release, route, settings, delay)
+			if errs[i] != nil && !c.beside && !errors.Is(errs[i], port.ErrExhausted) {
+				cancel() // the others are of no use
+			}
+		})
+	}
+	starts.Wait()
+	fresh = slices.DeleteFunc(fresh, func(inst *instance) bool { return inst == nil })
+	failed, portless := sortErrors(errs)
+	switch {
+	case len(fresh) == 0:
+		return nil, cmp.Or(failed, portless)
+	case failed != nil && !c.beside:
+		p.discard(fresh)
+		return nil, failed
+	}
+	return fresh, nil
+}
+
+// sortErrors gives why starts have failed, rather than that they were cancelled for it, and that there was no port.
+func sortErrors(errs []error) (failed, portless error) {
+	for _, err := range errs {
+		switch {
+		case errors.Is(err, port.ErrExhausted):
+			portless = err
+		case failed == nil || errors.Is(failed, context.Canceled):
+			failed = cmp.Or(err, failed)
+		}
+	}
+	return failed, portless
+}
+
+// discard ends workers that have had no request.
+func (p *page) discard(set []*instance) {
+	var ends sync.WaitGroup
+	for _, inst := range set {
+		ends.Go(func() { inst.close(p.k.config().Workers.ShutdownGracePeriod) })
+	}
+	ends.Wait()
+}
+
 // launch starts a worker and waits until it is ready. On an error nothing of it is left.
 func (p *page) launch(ctx context.Context, id string, r release, route sdk.Route, settings config.Worker, delay time.Duration) (*instance, error) {
 	if err := sleep(ctx, delay); err != nil {
 		return nil, err
 	}
-	lease, err := p.k.lease(ctx, p.name)
-	if err != nil {
+	inst := &instance{id: id, release: r, route: route, settings: settings}
+	if err := inst.claim(ctx, p); err != nil {
 		return nil, err
 	}
 	workers := p.k.config().Workers
-	inst := &instance{id: id, release: r, route: route, settings: settings, lease: lease}
+	var err error
 	inst.worker, err = p.assets.start(p.spec(inst, workers))
 	if err != nil {
-		lease.Release()
+		inst.freeAddr()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	readyCtx, cancel := context.WithTimeout(ctx, workers.ReadyTimeout)
@@ -57,7 +112,7 @@ func (p *page) spec(inst *instance, workers config.Workers) worker.Spec {
 	s := inst.settings
 	return worker.Spec{
 		ID: inst.id, Page: p.name, Route: inst.route.Path, PageDir: inst.route.Dir, Release: inst.release.ID,
-		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.lease.Port(), Env: p.k.workerEnv(s.Env, inst.release.Env),
+		Argv: inst.release.Argv, Dir: p.k.site.root, Port: inst.port(), Socket: inst.socket, Env: p.k.workerEnv(s.Env, inst.release.Env),
 		GoMaxProcs: s.GoMaxProcs, MaxRequests: s.MaxRequests, GoMemLimit: s.GoMemLimit,
 		ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, Grace: workers.ShutdownGracePeriod,
 		LogFile: p.logFile(s, time.Now()),
@@ -96,14 +151,18 @@ func (p *page) endpoint(inst *instance) *proxy.Endpoint {
 	s := inst.settings
 	return proxy.NewEndpoint(proxy.EndpointOptions{
 		Addr: inst.addr(), Page: p.name, Release: inst.release.ID, Worker: inst.id,
-		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, MaxRequests: uint64(s.MaxRequests),
+		ResponseTimeout: s.WriteTimeout, IdleTimeout: s.IdleTimeout, StreamIdleTimeout: s.StreamIdleTimeout, MaxInFlight: s.MaxInFlight, MaxRequests: uint64(s.MaxRequests),
 		OnLimit:       func() { p.post(func() { p.spent(inst) }) },
 		OnUnreachable: func(err error) { p.post(func() { p.unreachable(inst, err) }) },
 	})
 }
 
-// sameSettings tells whether a worker started with a would be the same as one started with b.
+// sameSettings tells whether a worker started with a would be the same as one started with b. What is not of the
+// worker, but of how requests are given to it, makes no difference.
 func sameSettings(a, b config.Worker) bool {
+	for _, w := range []*config.Worker{&a, &b} {
+		w.Instances, w.MaxInFlight, w.QueueTimeout, w.QueueRequests, w.SlowStart = config.Instances{}, 0, 0, 0, 0
+	}
 	ea, eb := a.Env, b.Env
 	a.Env, b.Env = nil, nil
 	same := func(x, y *string) bool { return (x == nil) == (y == nil) && (x == nil || *x == *y) }

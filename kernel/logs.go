@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
-	"github.com/tqserver/tqserver/kernel/proxy"
 	"github.com/tqserver/tqserver/kernel/spool"
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -55,10 +54,7 @@ func (k *Kernel) setLevel(level string) {
 type serverLog struct{ k *Kernel }
 
 func (s serverLog) Write(p []byte) (int, error) {
-	h := spool.Header{Stream: serverStream}
-	if f := s.k.config().Server.LogFile; f != "" {
-		h.File = s.k.site.abs(f)
-	}
+	h := s.k.serverHeader()
 	now, plugin := time.Now(), pluginOf(p)
 	for line := range bytes.Lines(p) {
 		l := sdk.Line{Time: now, Source: sdk.Kernel, Text: bytes.TrimRight(line, "\n")}
@@ -68,6 +64,15 @@ func (s serverLog) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// serverHeader is that of the kernel's own lines.
+func (k *Kernel) serverHeader() spool.Header {
+	h := spool.Header{Stream: serverStream}
+	if f := k.config().Server.LogFile; f != "" {
+		h.File = k.site.abs(f)
+	}
+	return h
 }
 
 // PluginStream is the beginning of the streams "server:resolver" and so on, which have the lines of the kernel's log
@@ -125,18 +130,6 @@ func (k *Kernel) shipLogs(ctx context.Context) error {
 		})
 		return named(k.stages.rotator, err)
 	})
-}
-
-// logRequest writes the line of the specification, METHOD PATH - STATUS DURATION, with its parts as values.
-func (k *Kernel) logRequest(e *proxy.Entry) {
-	if !k.log.IsInfo() {
-		return
-	}
-	args := []any{"page", e.Page, "worker", e.Worker, "bytes", e.Bytes, "client", e.Client, "id", e.RequestID}
-	if e.Error != "" {
-		args = append(args, "error", e.Error)
-	}
-	k.log.Info(fmt.Sprintf("%s %s - %d %v", e.Method, e.Path, e.Status, e.Duration.Round(time.Microsecond)), args...)
 }
 
 // newToolLogger logs warnings to the console only: a tool is no part of the site's log.

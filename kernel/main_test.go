@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -58,7 +59,7 @@ func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sd
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready,
-// "reader" wants to know of changed files, "broken" answers with 500. At /crash it ends; at /slow it goes on until the
+// "reader" wants to know of changed files, "broken" answers with 500, "lone" bears no other of its kind. At /crash it ends; at /slow it goes on until the
 // client leaves.
 func beWorker(mode string) {
 	switch mode {
@@ -69,6 +70,10 @@ func beWorker(mode string) {
 		time.Sleep(time.Hour)
 	case "reader":
 		beReader()
+	case "lone":
+		if _, err := os.OpenFile("lone", os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			os.Exit(7)
+		}
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("TQ_PORT"))
 	if err != nil {
@@ -94,7 +99,7 @@ func beWorker(mode string) {
 }
 
 // testKernel is a kernel without plugins, whose pages the test drives itself.
-func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
+func testKernel(t testing.TB, change ...func(*config.Config)) *Kernel {
 	t.Helper()
 	root := t.TempDir()
 	c := config.Default()
@@ -129,16 +134,18 @@ func testKernel(t *testing.T, change ...func(*config.Config)) *Kernel {
 	return k
 }
 
-// freePorts finds a few neighbouring ports on which nothing listens.
-func freePorts(t *testing.T) (start, end int) {
+// freePorts finds a few neighbouring ports on which nothing listens, below those that the system gives to clients.
+func freePorts(t testing.TB) (start, end int) {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		start := 10050 + 100*rand.IntN(200)
+		if lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", start)); err == nil {
+			lis.Close()
+			return start, start + 20
+		}
 	}
-	defer lis.Close()
-	start = min(lis.Addr().(*net.TCPAddr).Port, 65500)
-	return start, start + 20
+	t.Fatal("no free range of ports")
+	return 0, 0
 }
 
 // testPage is a page whose mail the test handles. At the end it is taken down.

@@ -21,6 +21,7 @@ type page struct {
 	backend *proxy.Backend
 	mail    *mailbox
 	traffic traffic
+	scale   scale
 	work    sync.WaitGroup // what the page started and waits for
 
 	sources atomic.Pointer[sources] // what the last build read
@@ -30,10 +31,14 @@ type page struct {
 	ctx       context.Context
 	route     sdk.Route
 	settings  config.Worker
-	current   *instance          // serves
+	current   *instance          // serves, and leads those that serve beside it: see instances.go
+	others    []*instance        // serve beside it
+	scaled    int                // how many the load takes
+	short     bool               // there is no port for a further one, for a while
+	told      bool               // the log has been told
 	candidate *candidate         // being started
 	leaving   map[*instance]bool // draining and stopping
-	warm      *resting           // the previous release's, ready to come back
+	warm      *resting           // those of the previous release, ready to come back
 	probation *probation         // of the release that serves; nil when it has passed
 	building  *build             // under way
 	again     bool               // the source changed during the build
@@ -57,10 +62,17 @@ type page struct {
 // newPage makes a page that runs until ctx ends.
 func newPage(ctx context.Context, k *Kernel, route sdk.Route) *page {
 	p := &page{k: k, name: route.Page, route: route, ctx: ctx, mail: newMailbox(), leaving: map[*instance]bool{}, settings: k.config().Workers.For(route.Path), good: k.good.get(route.Page)}
-	p.backend = proxy.NewBackend(route.Page, proxy.BackendOptions{Hold: func() (time.Duration, int) {
-		w := k.config().Workers
-		return w.HoldTimeout, w.HoldRequests
-	}})
+	p.backend = proxy.NewBackend(route.Page, proxy.BackendOptions{
+		Hold: func() (time.Duration, int) {
+			w := k.config().Workers
+			return w.HoldTimeout, w.HoldRequests
+		},
+		Queue: func() (time.Duration, int) {
+			s := p.view.Load().settings
+			return s.QueueTimeout, s.QueueRequests
+		},
+		SlowStart: func() time.Duration { return p.view.Load().settings.SlowStart },
+	})
 	p.publish()
 	return p
 }
@@ -104,10 +116,8 @@ func (p *page) takeDown() {
 		p.candidate = nil // what it still brings is retired
 	}
 	p.cool()
-	if p.current != nil {
-		p.retire(p.current)
-		p.current = nil
-	}
+	p.retire(p.set()...)
+	p.employ(nil)
 	p.save()
 	p.publish()
 	for p.work.Wait(); !p.mail.closeEmpty(); p.work.Wait() {
@@ -119,8 +129,8 @@ func (p *page) takeDown() {
 // endStreams lets streams that would stay open for ever end, before a shutdown waits for them.
 func (p *page) endStreams() {
 	p.cool()
-	if p.current != nil {
-		p.current.worker.Retire()
+	for _, inst := range p.set() {
+		inst.worker.Retire()
 	}
 }
 
@@ -138,12 +148,21 @@ func (p *page) rerouted(route sdk.Route) {
 func (p *page) reconfigured() {
 	old := p.settings
 	p.settings = p.k.config().Workers.For(p.route.Path)
-	if p.candidate != nil && !sameSettings(old, p.settings) {
-		old := p.candidate
-		p.start(old.release, old.why, 0)
-		p.candidate.takeOver(old)
+	if old.Instances != p.settings.Instances {
+		p.scaled = len(p.set())
+	}
+	switch c, same := p.candidate, sameSettings(old, p.settings); {
+	case c == nil:
+	case c.beside && p.current != nil:
+		if !same || c.relieves == nil && len(p.set()) >= p.wanted() {
+			p.dropStart() // renew decides anew
+		}
+	case !same:
+		p.repeat(c, 0)
+		p.candidate.takeOver(c)
 	}
 	p.coolUnfit()
+	p.limit()
 	p.renew()
 }
 

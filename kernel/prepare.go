@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/port"
 )
 
@@ -85,6 +86,13 @@ func (p *ports) giveBack(page string) {
 	if r, ok := p.reserved[page]; ok {
 		delete(p.reserved, page)
 		r.lease.Release()
+	}
+}
+
+// reserve sets a port aside, if the page's workers listen on ports.
+func (p *page) reserve() {
+	if p.settings.Endpoint != config.Unix {
+		p.k.ports.Reserve(p.name)
 	}
 }
 

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,24 +35,23 @@ type probation struct {
 	share    float64 // of the requests that the previous release has failed
 	until    time.Time
 	cancel   context.CancelFunc
-	worker   atomic.Pointer[tally] // of the one that serves
+	workers  atomic.Pointer[tally] // of those that serve
 	outer    *probation            // that of the previous release, if it has not passed yet
 }
 
 // watchRelease begins the probation of a release that has just gone live in the place of another, before, and ends that
 // of one which was left.
-func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
-	pr := p.probation
+func (p *page) watchRelease(c *candidate, old []*instance, before release) {
+	inst, pr := p.current, p.probation
 	switch {
 	case pr != nil && pr.release.ID == inst.release.ID:
-		pr.worker.Store(fromNow(inst.endpoint))
 		return
 	case pr != nil:
 		pr.cancel()
 		p.probation = nil
 	}
 	if c.back != nil && c.back.outer != nil {
-		p.onProbation(c.back.outer, inst)
+		p.onProbation(c.back.outer)
 		return
 	}
 	limit := p.k.config().Workers.Probation
@@ -59,17 +59,15 @@ func (p *page) watchRelease(c *candidate, inst, old *instance, before release) {
 		return
 	}
 	next := &probation{release: inst.release, previous: before, until: time.Now().Add(limit), outer: pr.left(before)}
-	if old != nil {
-		next.share, _ = (&tally{endpoint: old.endpoint}).failing()
-	}
-	p.onProbation(next, inst)
+	next.share, _ = sinceStart(old).failing()
+	p.onProbation(next)
 }
 
 // onProbation watches a release until its time is over.
-func (p *page) onProbation(pr *probation, inst *instance) {
+func (p *page) onProbation(pr *probation) {
 	ctx, cancel := context.WithDeadline(p.ctx, pr.until)
 	pr.cancel = cancel
-	pr.worker.Store(fromNow(inst.endpoint))
+	pr.count(p.set())
 	p.probation = pr
 	p.work.Go(func() {
 		defer cancel()
@@ -98,7 +96,7 @@ func (pr *probation) watch(ctx context.Context, dev bool) (failed string) {
 	for {
 		select {
 		case <-tick.C:
-			share, requests := pr.worker.Load().failing()
+			share, requests := pr.workers.Load().failing()
 			if !dev && failsTooOften(share, requests, pr.share) {
 				return fmt.Sprintf("%.0f of its first %d requests failed (5xx), %.0f%% of those of release %s before", share*float64(requests), requests, pr.share*100, pr.previous.short())
 			}
@@ -108,15 +106,40 @@ func (pr *probation) watch(ctx context.Context, dev bool) (failed string) {
 	}
 }
 
-// tally counts the requests of a worker from a moment on: one that was warm has served before.
-type tally struct {
+// tally counts the requests of workers, of each from a moment on: one that was warm has served before.
+type tally []counted
+
+type counted struct {
 	endpoint           *proxy.Endpoint
 	failures, requests int64 // before that
 }
 
-func fromNow(e *proxy.Endpoint) *tally {
+// count has the requests of these workers count: of one that is new from now on.
+func (pr *probation) count(set []*instance) {
+	next := make(tally, 0, len(set))
+	for _, e := range endpoints(set) {
+		next = append(next, pr.workers.Load().of(e))
+	}
+	pr.workers.Store(&next)
+}
+
+func (t *tally) of(e *proxy.Endpoint) counted {
+	if t != nil {
+		if i := slices.IndexFunc(*t, func(c counted) bool { return c.endpoint == e }); i >= 0 {
+			return (*t)[i]
+		}
+	}
 	failures, requests := counts(e)
-	return &tally{e, failures, requests}
+	return counted{e, failures, requests}
+}
+
+// sinceStart counts all requests of workers.
+func sinceStart(set []*instance) *tally {
+	t := make(tally, 0, len(set))
+	for _, e := range endpoints(set) {
+		t = append(t, counted{endpoint: e})
+	}
+	return &t
 }
 
 func counts(e *proxy.Endpoint) (failures, requests int64) {
@@ -124,10 +147,15 @@ func counts(e *proxy.Endpoint) (failures, requests int64) {
 	return failures, int64(e.Requests()) - e.InFlight()
 }
 
-// failing gives the share of its requests that a worker has failed, and how many it has answered.
+// failing gives the share of their requests that the workers have failed, and how many they have answered.
 func (t *tally) failing() (share float64, requests int64) {
-	failures, requests := counts(t.endpoint)
-	if failures, requests = failures-t.failures, requests-t.requests; requests <= 0 {
+	var failures int64
+	for _, c := range *t {
+		f, r := counts(c.endpoint)
+		failures += f - c.failures
+		requests += max(0, r-c.requests)
+	}
+	if requests == 0 {
 		return 0, 0
 	}
 	return min(1, float64(failures)/float64(requests)), requests
@@ -165,7 +193,7 @@ func (p *page) putBack(pr *probation, why string) bool {
 		return false
 	case newer && p.current != nil && !p.hasWarm(pr.previous):
 		if again := pr.left(pr.release); again != nil {
-			p.onProbation(again, p.current) // in case that does not start
+			p.onProbation(again) // in case that does not start
 		}
 		return true
 	}

@@ -127,25 +127,25 @@ func (c *fakeCounter) Requests() uint64 { return c.n }
 func TestTrafficIsRecent(t *testing.T) {
 	var tr traffic
 	old, now := &fakeCounter{n: 100}, time.Unix(1000, 0)
-	if got := tr.sample(old, now); got != 100 {
+	if got := tr.sample([]counter{old}, now); got != 100 {
 		t.Errorf("after 100 requests: %v", got)
 	}
-	if got := tr.sample(old, now); got != 100 {
+	if got := tr.sample([]counter{old}, now); got != 100 {
 		t.Errorf("counted twice: %v", got)
 	}
 	old.n = 110
 	next := &fakeCounter{n: 5}
-	if got := tr.sample(next, now); got != 115 {
+	if got := tr.sample([]counter{next}, now); got != 115 {
 		t.Errorf("the last requests of the old worker and the first of the new: %v", got)
 	}
-	later := tr.sample(next, now.Add(trafficMemory))
+	later := tr.sample([]counter{next}, now.Add(trafficMemory))
 	if later < 115*0.36 || later > 115*0.38 {
 		t.Errorf("a minute later: %v", later)
 	}
 	if got := tr.sample(nil, now.Add(trafficMemory)); got != later {
 		t.Errorf("without a worker: %v, want %v", got, later)
 	}
-	if got := tr.sample(next, now.Add(time.Hour)); got > 6 || got < 5 {
+	if got := tr.sample([]counter{next}, now.Add(time.Hour)); got > 6 || got < 5 {
 		t.Errorf("a worker that is new again counts from 0: %v", got)
 	}
 }

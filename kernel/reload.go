@@ -130,6 +130,7 @@ func (k *Kernel) restartOnly(old, next *config.Config) error {
 		{"server.host", old.Server.Host, next.Server.Host},
 		{"server.port", old.Server.Port, next.Server.Port},
 		{"server.state_dir", old.Server.StateDir, next.Server.StateDir},
+		{"server.metrics", old.Server.Metrics, next.Server.Metrics},
 		{"plugins.defaults", limits(old.Plugins), limits(next.Plugins)},
 	} {
 		if c.old != c.next {

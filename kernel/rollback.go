@@ -141,8 +141,8 @@ func (p *page) dropStart() {
 }
 
 // arrived settles what a swap has decided: which release is the good one, whether the page is pinned to it.
-func (p *page) arrived(c *candidate, inst, old *instance) {
-	before := p.good
+func (p *page) arrived(c *candidate, old []*instance) {
+	inst, before := p.current, p.good
 	p.good = inst.release
 	p.k.good.set(p.name, inst.release)
 	switch pin := p.k.good.pinned(p.name); {
@@ -151,7 +151,7 @@ func (p *page) arrived(c *candidate, inst, old *instance) {
 	case pin != nil && pin.Release != inst.release.ID:
 		p.k.good.pin(p.name, nil)
 	}
-	p.watchRelease(c, inst, old, before)
+	p.watchRelease(c, old, before)
 	p.save()
 	p.noteRevision(inst.release.ID)
 	c.back.end(nil)
@@ -188,8 +188,8 @@ func (p *page) wayBackFailed(c *candidate, err error) bool {
 	}
 	p.overtaken = ""
 	switch instead := c.back.instead; {
-	case instead != nil:
-		p.start(instead.release, instead.why, 0)
+	case instead != nil && !(instead.beside && p.current != nil): // renew knows of one that was to join
+		p.repeat(instead, 0)
 		p.candidate.takeOver(instead)
 	case p.current == nil && p.good.ID != "" && p.good.ID != c.release.ID && executable(p.good.Artifact):
 		p.start(p.good, fallback, 0)

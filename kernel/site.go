@@ -22,6 +22,7 @@ type site struct {
 	run      string // sockets; short, gone with the kernel
 	lock     *os.File
 	releases atomic.Pointer[string] // directory of built binaries; a reload may move it
+	sockets  atomic.Uint64          // of workers, so far
 }
 
 // openSite makes the directories. A server takes the site's lock, so that one serves it; a tool is there beside it,

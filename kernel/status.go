@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tqserver/tqserver/config"
 	"github.com/tqserver/tqserver/kernel/control"
 	"github.com/tqserver/tqserver/kernel/spool"
 )
@@ -15,27 +16,28 @@ import (
 // view is a snapshot of a page for others than its own goroutine.
 type view struct {
 	page      control.Page
-	current   *instance
+	current   *instance   // the lead
+	serving   []*instance // all, the lead first
 	warm      *resting
+	warmSet   []*instance
 	leaving   []*instance
+	settings  config.Worker
+	wanted    int      // workers that are to serve
+	starting  bool     // something is being started
 	artifacts []string // of what runs or is being started
 }
 
 func (v *view) instances() []*instance {
-	var all []*instance
-	if v.current != nil {
-		all = append(all, v.current)
-	}
-	if v.warm != nil {
-		all = append(all, v.warm.instance)
-	}
-	return append(all, v.leaving...)
+	return slices.Concat(v.serving, v.warmSet, v.leaving)
 }
 
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
-	v := &view{current: p.current, warm: p.warm, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
-		State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
+	v := &view{current: p.current, serving: p.set(), warm: p.warm, settings: p.settings, wanted: p.wanted(), starting: p.candidate != nil, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+		Instances: p.settings.Instances.String(), Wanted: p.wanted(), State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
+	if p.warm != nil {
+		v.warmSet = p.warm.set
+	}
 	for inst := range p.leaving {
 		v.leaving = append(v.leaving, inst)
 	}
@@ -56,7 +58,7 @@ func (p *page) publish() {
 			DurationMS: b.result.Duration.Milliseconds(), LiveMS: b.live.Milliseconds(), Diagnostics: b.diagnostics}
 		b.times.fill(v.page.Build)
 	}
-	if old := p.view.Swap(v); old != nil && old.current != v.current {
+	if old := p.view.Swap(v); old != nil && !slices.Equal(old.serving, v.serving) {
 		p.k.targets.notify()
 	}
 	p.k.progress.notify()
@@ -116,7 +118,7 @@ func logsStatus(st spool.Stats) control.Logs {
 func (p *page) status() control.Page {
 	v := p.view.Load()
 	out := v.page
-	out.Held = p.backend.Held()
+	out.Held, out.Queued = p.backend.Held(), p.backend.Queued()
 	for _, inst := range v.instances() {
 		out.Workers = append(out.Workers, inst.status())
 	}
@@ -124,8 +126,8 @@ func (p *page) status() control.Page {
 }
 
 func (i *instance) status() control.Worker {
-	w := control.Worker{ID: i.id, PID: i.worker.PID(), Port: i.lease.Port(), Release: i.release.ID, State: serving,
-		InFlight: i.endpoint.InFlight(), Requests: i.endpoint.Requests(), Started: i.worker.Started(), Healthy: i.healthy.Load()}
+	w := control.Worker{ID: i.id, PID: i.worker.PID(), Port: i.port(), Socket: i.socket, Release: i.release.ID, State: serving,
+		InFlight: i.endpoint.InFlight(), Requests: i.endpoint.Requests(), Failures: i.endpoint.Failures(), Started: i.worker.Started(), Healthy: i.healthy.Load()}
 	if s := i.state.Load(); s != nil {
 		w.State = *s
 	}

@@ -18,8 +18,7 @@ const (
 // costs nothing more. Safe for concurrent use.
 type traffic struct {
 	mu     sync.Mutex
-	worker counter // seen last; nil: none
-	seen   uint64  // requests of it
+	seen   map[counter]uint64 // requests of the workers that served at the last look
 	at     time.Time
 	recent float64
 }
@@ -30,27 +29,25 @@ type counter interface{ Requests() uint64 }
 var _ counter = (*proxy.Endpoint)(nil)
 
 // sample counts what has come since the last time, and gives how many requests came of late.
-func (t *traffic) sample(worker counter, now time.Time) float64 {
+func (t *traffic) sample(workers []counter, now time.Time) float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.at.IsZero() {
 		t.recent *= math.Exp(-max(now.Sub(t.at), 0).Seconds() / trafficMemory.Seconds())
 	}
 	t.at = now
-	t.count()
-	if t.worker != worker {
-		t.worker, t.seen = worker, 0
-		t.count()
+	seen := make(map[counter]uint64, len(workers))
+	for _, w := range workers {
+		seen[w] = w.Requests()
+		t.recent += float64(seen[w] - t.seen[w])
 	}
+	for w, n := range t.seen {
+		if _, stays := seen[w]; !stays {
+			t.recent += float64(w.Requests() - n)
+		}
+	}
+	t.seen = seen
 	return t.recent
-}
-
-func (t *traffic) count() {
-	if t.worker != nil {
-		n := t.worker.Requests()
-		t.recent += float64(n - t.seen)
-		t.seen = n
-	}
 }
 
 // sampleTraffic looks at all pages now and then, so that it is known which requests are recent.
@@ -70,11 +67,11 @@ func (k *Kernel) sampleTraffic(ctx context.Context) error {
 }
 
 func (p *page) recent(now time.Time) float64 {
-	var worker counter
-	if inst := p.view.Load().current; inst != nil {
-		worker = inst.endpoint
+	var workers []counter
+	for _, inst := range p.view.Load().serving {
+		workers = append(workers, inst.endpoint)
 	}
-	return p.traffic.sample(worker, now)
+	return p.traffic.sample(workers, now)
 }
 
 // need tells how much a page needs its build: first of all when requests are held for it or a browser shows it.

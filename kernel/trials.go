@@ -77,12 +77,10 @@ func (k *Kernel) tryWatcher(ctx context.Context, conn *grpc.ClientConn) error {
 func (k *Kernel) tryChecker(ctx context.Context, conn *grpc.ClientConn) error {
 	var set sdk.TargetSet
 	for _, p := range k.routes.list() {
-		inst := p.view.Load().current
-		if inst == nil {
-			continue
-		}
-		if healthy := inst.healthy.Load(); healthy != nil && *healthy {
-			set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.addr()})
+		for _, inst := range p.view.Load().serving {
+			if healthy := inst.healthy.Load(); healthy != nil && *healthy {
+				set.Targets = append(set.Targets, sdk.Target{ID: inst.id, Page: p.name, Addr: inst.target()})
+			}
 		}
 	}
 	if len(set.Targets) == 0 {

@@ -3,12 +3,14 @@ package kernel
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/tqserver/tqserver/kernel/port"
 )
 
-// The worker of the release before the live one stays ready for a while, so that going back is a swap of a pointer. It
+// The workers of the release before the live one stay ready for a while, so that going back is a swap of a pointer. One
 // is not told that it gets no further requests: that could not be taken back. So what would stay open for ever (events,
 // WebSockets) cannot be waited for: a worker that has such is let go, as without this.
 
@@ -20,43 +22,54 @@ const restLimit = 250 * time.Millisecond
 // coolLimit bounds the wait for the port of a warm worker.
 const coolLimit = time.Second
 
-// resting is a worker that is kept warm, or is to be when its requests have ended.
+// resting is workers that are kept warm, or are to be when their requests have ended. There is one at least.
 type resting struct {
-	*instance
+	set    []*instance
 	cancel context.CancelFunc
 	since  time.Time
 }
 
-// depose takes a worker out of service that another one has replaced.
-func (p *page) depose(old *instance, c *candidate, inst *instance) {
-	switch {
-	case old == nil:
-	case p.worthKeeping(old, c, inst):
-		p.keepWarm(old)
-	default:
-		p.retire(old)
+// depose lets go of workers in whose place others serve, or keeps them.
+func (p *page) depose(old []*instance, c *candidate) {
+	var keep []*instance
+	for _, inst := range old {
+		if p.worthKeeping(inst, c) {
+			keep = append(keep, inst)
+		} else {
+			p.retire(inst)
+		}
+	}
+	if len(keep) > 0 {
+		p.keepWarm(keep)
 	}
 }
 
 // worthKeeping tells whether one may want to go back to a worker: it is of another release and nothing is wrong with it.
-func (p *page) worthKeeping(old *instance, c *candidate, inst *instance) bool {
-	healthy := old.healthy.Load()
-	return p.k.config().Workers.KeepWarm > 0 && (c.why == deploy || c.why == rollback) && old.release.ID != inst.release.ID &&
-		!old.spent && !old.suspect && (healthy == nil || *healthy) && old.fits(p) && p.ctx.Err() == nil
+func (p *page) worthKeeping(old *instance, c *candidate) bool {
+	return p.k.config().Workers.KeepWarm > 0 && (c.why == deploy || c.why == rollback) && old.release.ID != c.release.ID &&
+		old.outworn() == "" && !old.suspect && old.fits(p) && p.ctx.Err() == nil
 }
 
-func (p *page) keepWarm(inst *instance) {
+func (p *page) keepWarm(set []*instance) {
 	p.cool()
 	ctx, cancel := context.WithCancel(p.ctx)
-	w := &resting{inst, cancel, time.Now()}
+	w := &resting{set, cancel, time.Now()}
 	p.warm = w
-	inst.state.Store(ptr(draining))
 	workers := p.k.config().Workers
+	var rests sync.WaitGroup
+	for _, inst := range set {
+		inst.state.Store(ptr(draining))
+		rests.Go(func() {
+			if rest(ctx, inst, workers.RestartDelay) {
+				p.post(func() { p.rests(w, inst) })
+			} else {
+				p.post(func() { p.restless(w, inst) })
+			}
+		})
+	}
 	p.work.Go(func() {
-		if rest(ctx, inst, workers.RestartDelay) {
-			p.post(func() { p.rests(w) })
-			_ = sleep(ctx, workers.KeepWarm)
-		}
+		rests.Wait()
+		_ = sleep(ctx, workers.KeepWarm)
 		p.post(func() {
 			if p.warm == w {
 				p.cool()
@@ -75,36 +88,62 @@ func rest(ctx context.Context, inst *instance, delay time.Duration) bool {
 	return inst.endpoint.Drain(ctx) == nil
 }
 
-func (p *page) rests(w *resting) {
-	if p.warm == w {
-		w.state.Store(ptr(warm))
+func (p *page) rests(w *resting, inst *instance) {
+	if p.warm == w && slices.Contains(w.set, inst) {
+		inst.state.Store(ptr(warm))
 	}
 }
 
-// cool lets go of the worker that is kept warm, if there is one.
-func (p *page) cool() {
-	if w := p.warm; w != nil {
+// restless lets go of a worker whose requests do not end soon.
+func (p *page) restless(w *resting, inst *instance) {
+	if p.warm == w && p.unwarm(inst) {
+		p.leave(inst, 0)
+	}
+}
+
+// unwarm takes a worker from those that are kept warm, and tells whether it was one of them.
+func (p *page) unwarm(inst *instance) bool {
+	w := p.warm
+	if w == nil || !slices.Contains(w.set, inst) {
+		return false
+	}
+	if w.set = slices.DeleteFunc(slices.Clone(w.set), func(i *instance) bool { return i == inst }); len(w.set) == 0 {
 		w.cancel()
 		p.warm = nil
-		p.leave(w.instance, 0)
+	}
+	return true
+}
+
+// cool lets go of the workers that are kept warm, if there are any.
+func (p *page) cool() {
+	w := p.warm
+	if w == nil {
+		return
+	}
+	w.cancel()
+	p.warm = nil
+	for _, inst := range w.set {
+		p.leave(inst, 0)
 	}
 }
 
-// coolUnfit lets go of a warm worker that the configuration does not want any more.
+// coolUnfit lets go of warm workers that the configuration does not want any more.
 func (p *page) coolUnfit() {
-	if p.warm != nil && (p.k.config().Workers.KeepWarm == 0 || !p.warm.fits(p)) {
+	if p.warm != nil && (p.k.config().Workers.KeepWarm == 0 || slices.ContainsFunc(p.warm.set, func(inst *instance) bool { return !inst.fits(p) })) {
 		p.cool()
 	}
 }
 
-// hasWarm tells whether a warm worker can serve a release as one would that is started now.
+// hasWarm tells whether warm workers can serve a release as those would that are started now.
 func (p *page) hasWarm(r release) bool {
-	w := p.warm
-	return w != nil && w.release.ID == r.ID && w.fits(p) && w.worker.Err() == nil
+	return p.warm != nil && !slices.ContainsFunc(p.warm.set, func(inst *instance) bool {
+		return inst.release.ID != r.ID || !inst.fits(p) || inst.worker.Err() != nil
+	})
 }
 
-// rewarm makes a release live whose worker was kept, and tells whether there is one. What is being started is dropped,
-// except on the way back from a failure, which may not concern it.
+// rewarm makes a release live whose workers were kept, and tells whether there are any. If they are fewer than are
+// wanted, others join them. What is being started is dropped, except on the way back from a failure, which may not
+// concern it.
 func (p *page) rewarm(r release, why reason, back *wayBack) bool {
 	if !p.hasWarm(r) {
 		return false
@@ -112,27 +151,27 @@ func (p *page) rewarm(r release, why reason, back *wayBack) bool {
 	w := p.warm
 	w.cancel()
 	p.warm = nil
-	w.state.Store(nil)
+	for _, inst := range w.set {
+		inst.state.Store(nil)
+	}
 	if why != undo {
 		p.dropStart()
 	}
-	p.swap(&candidate{release: r, why: why, back: back}, w.instance)
+	p.swap(&candidate{release: r, why: why, back: back}, w.set)
 	return true
 }
 
 // warmEnded tells whether a worker that has ended was kept warm: it is gone, and nothing else has to happen.
 func (p *page) warmEnded(inst *instance) bool {
-	if p.warm == nil || p.warm.instance != inst {
+	if !p.unwarm(inst) {
 		return false
 	}
-	p.warm.cancel()
-	p.warm = nil
 	p.k.log.Debug("a warm worker has ended", "page", p.name, "worker", inst.id, "how", inst.worker.Err())
 	p.work.Go(func() { inst.close(0) })
 	return true
 }
 
-// lease gives a port. When there is none, a warm worker gives its own back first.
+// lease gives a port. When there is none, warm workers give theirs back first.
 func (k *Kernel) lease(ctx context.Context, owner string) (*port.Lease, error) {
 	for {
 		changed := k.ports.Changed()
@@ -153,18 +192,18 @@ func (k *Kernel) lease(ctx context.Context, owner string) (*port.Lease, error) {
 	}
 }
 
-// coolOldest has the page whose worker has been warm the longest let go of it, and tells whether there is one.
+// coolOldest has the page whose workers have been warm the longest let go of them, and tells whether there is one.
 func (k *Kernel) coolOldest() bool {
 	var page *page
 	var oldest *resting
 	for _, p := range k.routes.list() {
-		if w := p.view.Load().warm; w != nil && (oldest == nil || w.since.Before(oldest.since)) {
+		if w := p.view.Load().warm; w != nil && w.set[0].lease != nil && (oldest == nil || w.since.Before(oldest.since)) {
 			page, oldest = p, w
 		}
 	}
 	return page != nil && page.post(func() {
 		if page.warm == oldest {
-			page.k.log.Debug("ports run short: the warm worker is let go", "page", page.name, "worker", oldest.id)
+			page.k.log.Debug("ports run short: warm workers are let go", "page", page.name)
 			page.cool()
 		}
 	})

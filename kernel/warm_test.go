@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func (p *page) ask(t *testing.T, ctx context.Context, path string) int {
 func (p *page) isWarm(t *testing.T) {
 	t.Helper()
 	p.until(t, "the old worker to be warm", func() bool {
-		return p.warm != nil && p.warm.state.Load() != nil && *p.warm.state.Load() == warm
+		return p.warm != nil && !slices.ContainsFunc(p.warm.set, func(inst *instance) bool { return inst.status().State != warm })
 	})
 }
 
@@ -49,7 +50,7 @@ func TestWarmWorkerComesBack(t *testing.T) {
 	second := p.current
 	p.isWarm(t)
 	p.releaseBuilt(builtAs(one), nil)
-	if p.current != first || p.candidate != nil || first.state.Load() != nil || p.warm.instance != second {
+	if p.current != first || p.candidate != nil || first.state.Load() != nil || p.warm.set[0] != second {
 		t.Fatalf("serving is %s, warm %+v, starting %+v", p.current.id, p.warm, p.candidate)
 	}
 	p.releaseBuilt(builtAs(two), nil) // while the other still drains
@@ -61,8 +62,8 @@ func TestWarmWorkerComesBack(t *testing.T) {
 	}
 	p.serveRelease(t, testRelease(t, "three", "serve")) // one is kept at most
 	p.until(t, "the oldest worker to end", func() bool { return len(p.leaving) == 0 })
-	if p.warm.instance != second || len(k.ports.Leases()) != 2 {
-		t.Errorf("warm is %s, %d ports are leased", p.warm.id, len(k.ports.Leases()))
+	if p.warm.set[0] != second || len(k.ports.Leases()) != 2 {
+		t.Errorf("warm is %s, %d ports are leased", p.warm.set[0].id, len(k.ports.Leases()))
 	}
 }
 
@@ -74,7 +75,7 @@ func TestWarmWorkerIsLetGo(t *testing.T) {
 		do   func(t *testing.T, k *Kernel, p *page)
 	}{
 		{"its time is over", 20 * time.Millisecond, func(*testing.T, *Kernel, *page) {}},
-		{"it dies", time.Hour, func(t *testing.T, k *Kernel, p *page) { p.isWarm(t); p.warm.worker.Kill() }},
+		{"it dies", time.Hour, func(t *testing.T, k *Kernel, p *page) { p.isWarm(t); p.warm.set[0].worker.Kill() }},
 		{"its settings change", time.Hour, func(t *testing.T, k *Kernel, p *page) {
 			k.testReload(t, p, func(c *config.Config) { c.Workers.Default.GoMaxProcs = 7 })
 			p.until(t, "the new settings", func() bool { return p.current.settings.GoMaxProcs == 7 })
@@ -148,7 +149,7 @@ func TestReplacedWorkersAreNotKept(t *testing.T) {
 			inst = p.current
 			c.do(p, inst)
 			p.serveRelease(t, testRelease(t, "two", "serve")) // also when a release replaces it
-			if p.warm != nil && p.warm.instance == inst {
+			if p.warm != nil && p.warm.set[0] == inst {
 				t.Error("a worker that was to be replaced is kept warm")
 			}
 		})

@@ -2,6 +2,8 @@ package sdk
 
 import (
 	"context"
+	"net"
+	"strings"
 
 	"google.golang.org/grpc"
 
@@ -18,7 +20,16 @@ type TargetSet struct {
 type Target struct {
 	ID   string // unique in a set
 	Page string // for messages
-	Addr string // host:port
+	Addr string // host:port, or unix:/path of a unix socket
+}
+
+// Dial connects to the target, wherever it is, as [net.Dialer.DialContext] does.
+func (t Target) Dial(ctx context.Context) (net.Conn, error) {
+	network, addr := "tcp", t.Addr
+	if path, ok := strings.CutPrefix(t.Addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, addr)
 }
 
 // Health is the state of a target.

@@ -21,6 +21,10 @@ import (
 	watcherpb "github.com/tqserver/tqserver/sdk/proto/tqserver/watcher/v1"
 )
 
+// window is how much a plugin takes before it has to ask for more: a batch of log lines as a whole, for which two
+// processes would else wake each other several times.
+const window = 1 << 20
+
 // Version is the version of this SDK.
 const Version = "0.1.0"
 
@@ -149,6 +153,7 @@ func (p *plugin) register(server *grpc.Server) {
 
 func (p *plugin) server(options []grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(options, grpc.MaxRecvMsgSize(MaxMessageSize), grpc.MaxSendMsgSize(MaxMessageSize),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		grpc.UnaryInterceptor(p.recoverUnary), grpc.StreamInterceptor(p.recoverStream))...)
 }
 

@@ -60,7 +60,7 @@ a failed request. Without a subcommand it runs the server.`,
 	f.StringVarP(&a.dir, "dir", "C", ".", "the site's `directory`: relative paths start there")
 	f.StringVar(&a.config, "config", config.DefaultPath, "path of the configuration `file`")
 	root.Flags().BoolVar(&a.quiet, "quiet", false, "nothing on the console; log files are written all the same")
-	root.AddCommand(newRun(a), newStatus(a), newReload(a), newRoutes(a), newReleases(a), newRollback(a), newLogs(a), newStop(a), newBuild(a), newConfig(a),
+	root.AddCommand(newRun(a), newStatus(a), newReload(a), newRoutes(a), newReleases(a), newRollback(a), newLogs(a), newMetrics(a), newStop(a), newBuild(a), newConfig(a),
 		newNew(a), newDev(a), newPlugin(a), newVersion(a))
 	explain(root)
 	return root

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -111,6 +112,9 @@ func showPage(t *table, p control.Page) {
 	if p.Error != "" && p.State == "serving" {
 		state = "serving, see below"
 	}
+	if n := serving(p); n > 0 && n != p.Wanted {
+		state += fmt.Sprintf(" (%d of %d workers)", n, p.Wanted)
+	}
 	if p.Crashes > 0 {
 		state += fmt.Sprintf(" (%d crashes)", p.Crashes)
 	}
@@ -120,8 +124,8 @@ func showPage(t *table, p control.Page) {
 	if p.Pinned != nil {
 		state += ", pinned"
 	}
-	if p.Held > 0 {
-		state += fmt.Sprintf(" (%d waiting)", p.Held)
+	if waiting := p.Held + p.Queued; waiting > 0 {
+		state += fmt.Sprintf(" (%d waiting)", waiting)
 	}
 	if len(p.Workers) == 0 {
 		t.row(p.Name, p.Host+p.Route, state, "-", "-", "-", "-", "-", "-", buildNote(p.Build))
@@ -131,8 +135,26 @@ func showPage(t *table, p control.Page) {
 		if w.State != "serving" {
 			state, build = w.State, "-"
 		}
-		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, w.Port, w.InFlight, w.Requests, build)
+		t.row(p.Name, p.Host+p.Route, state, w.Release[:min(8, len(w.Release))], w.ID, w.PID, place(w), w.InFlight, w.Requests, build)
 	}
+}
+
+// serving is how many workers of a page serve.
+func serving(p control.Page) (n int) {
+	for _, w := range p.Workers {
+		if w.State == "serving" {
+			n++
+		}
+	}
+	return n
+}
+
+// place is the port of a worker, or the name of its socket, which tells it from others.
+func place(w control.Worker) string {
+	if w.Socket != "" {
+		return filepath.Base(w.Socket)
+	}
+	return fmt.Sprint(w.Port)
 }
 
 func buildNote(b *control.Build) string {

@@ -13,6 +13,8 @@ import (
 type Kernel interface {
 	// Status is a snapshot; it does not block.
 	Status() Status
+	// Metrics are the numbers of the moment, in an order that does not change; it does not block.
+	Metrics() []Metric
 	// Reload reads the configuration again, applies it, looks for changed pages, and starts stages that have given up.
 	// It returns when the configuration is applied; builds go on.
 	Reload(ctx context.Context) error
@@ -72,12 +74,16 @@ type Page struct {
 	Dir     string   `json:"dir"`
 	State   string   `json:"state"`             // waiting, building, starting, serving, failed, stopping
 	Release string   `json:"release,omitempty"` // that serves
-	Workers []Worker `json:"workers,omitempty"`
+	Workers []Worker `json:"workers,omitempty"` // those that serve come first
 	Held    int      `json:"held,omitempty"`    // requests that wait for a worker
+	Queued  int      `json:"queued,omitempty"`  // requests that wait because all workers have as many as they may
 	Build   *Build   `json:"build,omitempty"`   // the last one that ended
 	Error   string   `json:"error,omitempty"`   // why the newest source is not live, or no worker runs
 	Crashes int      `json:"crashes,omitempty"` // of workers, since the start of the kernel
 	Update  *Update  `json:"update,omitempty"`  // the last time that the page took changed files without a build
+
+	Instances string `json:"instances"` // workers that the configuration asks for, such as 2 or 1-4
+	Wanted    int    `json:"wanted"`    // workers that are to serve now
 
 	Probation time.Time `json:"probation,omitzero"` // until when; the release has replaced another
 	Pinned    *Pin      `json:"pinned,omitempty"`   // the page went back to a release and stays there
@@ -97,11 +103,13 @@ type Update struct {
 type Worker struct {
 	ID       string    `json:"id"`
 	PID      int       `json:"pid"`
-	Port     int       `json:"port"`
+	Port     int       `json:"port,omitempty"`   // absent with a socket
+	Socket   string    `json:"socket,omitempty"` // the path of the unix socket that it listens on instead
 	Release  string    `json:"release"`
 	State    string    `json:"state"` // serving, draining, stopping, warm
 	InFlight int64     `json:"in_flight"`
 	Requests uint64    `json:"requests"`
+	Failures uint64    `json:"failures"` // of the requests: answered with 5xx, broken off, or too late
 	Started  time.Time `json:"started"`
 	Healthy  *bool     `json:"healthy,omitempty"` // as the checker saw it, absent before its first report
 }

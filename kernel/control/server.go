@@ -38,6 +38,10 @@ func Listen(path string) (net.Listener, error) {
 func Serve(ctx context.Context, lis net.Listener, k Kernel) error {
 	srv := &http.Server{Handler: handler(k), ReadHeaderTimeout: 5 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx }}
+	return answerAll(ctx, lis, srv, "control socket")
+}
+
+func answerAll(ctx context.Context, lis net.Listener, srv *http.Server, name string) error {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -53,7 +57,7 @@ func Serve(ctx context.Context, lis net.Listener, k Kernel) error {
 		}
 	}()
 	if err := srv.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve control socket: %w", err)
+		return fmt.Errorf("serve %s: %w", name, err)
 	}
 	return nil
 }
@@ -61,6 +65,7 @@ func Serve(ctx context.Context, lis net.Listener, k Kernel) error {
 func handler(k Kernel) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, k.Status(), nil) })
+	mux.HandleFunc("GET /v1/metrics", func(w http.ResponseWriter, r *http.Request) { metrics(w, r, k.Metrics()) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) { answer(w, struct{}{}, k.Reload(r.Context())) })
 	mux.HandleFunc("POST /v1/plugins/reload", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,6 +41,11 @@ type EndpointOptions struct {
 	// after 90 s, and the worker is taken never to.
 	IdleTimeout time.Duration
 
+	// MaxInFlight is how many requests, streams and upgraded connections the
+	// worker is given at a time; others wait, see BackendOptions.Queue. 0: no
+	// limit. [Endpoint.SetMaxInFlight] changes it.
+	MaxInFlight int
+
 	// MaxRequests is how many requests may be given to the worker before
 	// OnLimit is called, once. Requests go on being given to it. 0: no limit.
 	// OnLimit is called in a request's goroutine and must not block.
@@ -63,6 +67,11 @@ type Endpoint struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	draining atomic.Int32 // callers in Drain
+	limit    atomic.Int64 // of inFlight; 0: none
+	row      atomic.Int64 // failures in a row
+	spell    atomic.Pointer[spell]
+	backend  atomic.Pointer[Backend] // the one it was in last; nil: none yet
+	record   record                  // guarded by backend.mu
 
 	mu     sync.Mutex
 	empty  chan struct{} // closed and replaced when a drained endpoint has nothing in flight
@@ -75,6 +84,7 @@ type Endpoint struct {
 func NewEndpoint(o EndpointOptions) *Endpoint {
 	e := &Endpoint{o: o, empty: make(chan struct{}), open: make(map[io.Closer]struct{})}
 	e.pool.timeout = ownIdleTimeout(o.IdleTimeout)
+	e.limit.Store(int64(o.MaxInFlight))
 	return e
 }
 
@@ -128,15 +138,68 @@ func (e *Endpoint) Close() {
 	e.pool.closeIdle()
 }
 
-// enter counts a request in. Every enter needs a leave.
-func (e *Endpoint) enter() { e.inFlight.Add(1) }
+// MaxInFlight returns the limit of what is in flight; 0 is none.
+func (e *Endpoint) MaxInFlight() int { return int(e.limit.Load()) }
 
+// SetMaxInFlight changes the limit of what is in flight, for requests to come.
+// It does not block.
+func (e *Endpoint) SetMaxInFlight(n int) {
+	e.limit.Store(int64(n))
+	if b := e.backend.Load(); b != nil {
+		b.handOn()
+	}
+}
+
+// enter counts a request in, unless there is no room. Every one that was counted
+// in needs a leave.
+func (e *Endpoint) enter() bool {
+	if !e.occupy() {
+		return false
+	}
+	if b := e.backend.Load(); b != nil {
+		b.came()
+	}
+	return true
+}
+
+// occupy is enter for a request that the backend has counted in.
+func (e *Endpoint) occupy() bool {
+	for {
+		limit := e.limit.Load()
+		if limit <= 0 {
+			e.inFlight.Add(1)
+			return true
+		}
+		n := e.inFlight.Load()
+		if n >= limit {
+			return false
+		}
+		if e.inFlight.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (e *Endpoint) full() bool {
+	limit := e.limit.Load()
+	return limit > 0 && e.inFlight.Load() >= limit
+}
+
+// leave counts a request out and gives its place to the first in line.
 func (e *Endpoint) leave() {
 	if e.inFlight.Add(-1) == 0 && e.draining.Load() > 0 {
 		e.mu.Lock()
 		close(e.empty)
 		e.empty = make(chan struct{})
 		e.mu.Unlock()
+	}
+	b := e.backend.Load()
+	if b == nil {
+		return
+	}
+	b.went()
+	if b.inLine.Load() > 0 {
+		b.handOn()
 	}
 }
 
@@ -179,8 +242,7 @@ var errEndpointClosed = errors.New("proxy: endpoint is closed")
 
 // dial connects to the worker.
 func (e *Endpoint) dial(ctx context.Context) (*workerConn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	conn, err := d.DialContext(ctx, e.network(), e.o.Addr)
+	conn, err := dialWorker(ctx, e.network(), e.o.Addr)
 	if err != nil {
 		if ctx.Err() == nil && !isLocalLimit(err) && e.o.OnUnreachable != nil {
 			e.o.OnUnreachable(err)

@@ -22,7 +22,7 @@ type Entry struct {
 	Status    int    // as sent; 101 for upgraded connections, 499 if the client left before there was one
 	Bytes     int64  // of the body, as handed to net/http; for upgraded connections what the client got
 	Duration  time.Duration
-	Attempts  int // workers that were tried; 0 or 1 is the usual
+	Attempts  int // how often it was given to a worker; 1 is the usual, 0 if there was none
 }
 
 // Clone gives a copy that stays valid.
@@ -34,8 +34,16 @@ func (e *Entry) Clone() Entry {
 	return c
 }
 
-func (x *exchange) entry(f *fault) *Entry {
-	x.entered = Entry{
+// report counts and logs the request, which has ended. Every lane calls it once
+// for each request that it has taken in.
+func (x *exchange) report(f *fault) {
+	x.describe(f)
+	x.tally().count(&x.entry, f)
+	x.proxy.o.Log(&x.entry)
+}
+
+func (x *exchange) describe(f *fault) {
+	x.entry = Entry{
 		Time:      x.start,
 		Method:    x.method,
 		Path:      x.side.path(),
@@ -43,11 +51,12 @@ func (x *exchange) entry(f *fault) *Entry {
 		Page:      x.page,
 		RequestID: x.id,
 		Client:    x.client(),
+		Attempts:  x.attempts,
 		Status:    x.out.status,
 		Bytes:     x.out.bytes.Load(),
 		Duration:  x.now.Sub(x.start),
 	}
-	e := &x.entered
+	e := &x.entry
 	if x.endpoint != nil {
 		e.Release, e.Worker = x.endpoint.o.Release, x.endpoint.o.Worker
 	}
@@ -57,5 +66,12 @@ func (x *exchange) entry(f *fault) *Entry {
 			e.Status = f.status
 		}
 	}
-	return e
+}
+
+// tally is the one of the page, or of all requests that belong to none.
+func (x *exchange) tally() *tally {
+	if b := x.turn.backend; b != nil {
+		return &b.tally
+	}
+	return &x.proxy.unrouted
 }

@@ -40,10 +40,12 @@ type exchange struct {
 	page     string
 	turn     turn
 	endpoint *Endpoint // the last that was tried
+	attempts int       // to have a worker answer it
+	repeated bool      // it goes to a worker for the second time, so that the connection must be new
 	upload   *uploader // what sends the body; nil until it is begun
 	out      outcome
+	entry    Entry     // for the log, once the request has ended
 	now      time.Time // a moment ago
-	entered  Entry     // in the log
 }
 
 // outcome is what has become of an answer.
@@ -109,14 +111,17 @@ func (x *exchange) conclude(f *fault) (abort bool) {
 	if f != nil {
 		x.refuse(f)
 	}
-	if x.endpoint != nil && x.failed(f) {
-		x.endpoint.failures.Add(1)
+	if x.endpoint != nil {
+		x.endpoint.judge(f)
+		if x.failed(f) {
+			x.endpoint.failures.Add(1)
+		}
 	}
 	return f != nil && (f.kind == kindClientClosed || x.out.started && !x.out.refused)
 }
 
 // deliver tries endpoints until one has the request. It goes on only while
-// nothing of the request has reached a worker.
+// nothing of the request has reached a worker, or where that does no harm.
 func (x *exchange) deliver(t *turn) *fault {
 	for {
 		e, err := t.next(x.side.context())
@@ -124,11 +129,16 @@ func (x *exchange) deliver(t *turn) *fault {
 			return x.diagnose(err)
 		}
 		x.endpoint = e
-		if !t.until.IsZero() || t.dial != nil {
+		if t.waited() {
 			x.now = time.Now()
 		}
 		if err = x.via(e); err == nil {
 			return nil
+		}
+		if repeat, ok := errors.AsType[*repeatError](err); ok {
+			x.repeated = true
+			t.elsewhere(e, repeat.error)
+			continue
 		}
 		dial, ok := errors.AsType[*dialError](err)
 		if !ok || isLocalLimit(err) || x.side.context().Err() != nil {
@@ -142,6 +152,7 @@ func (x *exchange) deliver(t *turn) *fault {
 func (x *exchange) via(e *Endpoint) error {
 	defer e.leave()
 	e.count()
+	x.attempts++
 	if x.body != nil {
 		// Without this net/http reads the whole request before it sends the
 		// first byte of the answer. HTTP/2 needs no asking.
@@ -164,17 +175,21 @@ func (x *exchange) diagnose(err error) *fault {
 	}
 	if bodyErr != nil {
 		if isTimeout(bodyErr) {
-			return &fault{http.StatusRequestTimeout, kindReadTimeout, bodyErr}
+			return &fault{http.StatusRequestTimeout, kindReadTimeout, late(bodyErr, "the client sent nothing more of its request", x.limits.Read)}
 		}
 		return &fault{statusClientClosed, kindClientClosed, bodyErr}
 	}
 	if isTimeout(x.out.err) {
-		return &fault{statusClientClosed, kindWriteTimeout, x.out.err}
+		return &fault{statusClientClosed, kindWriteTimeout, late(x.out.err, "the client took nothing of the answer", x.limits.Write)}
 	}
 	if x.out.err != nil || x.side.context().Err() != nil {
 		return &fault{statusClientClosed, kindClientClosed, x.out.err}
 	}
-	return diagnoseWorker(err)
+	f := diagnoseWorker(err)
+	if f.kind == kindResponseTimeout && x.endpoint != nil {
+		f.cause = late(f.cause, "the worker sent no answer", x.endpoint.o.ResponseTimeout)
+	}
+	return f
 }
 
 func diagnoseWorker(err error) *fault {

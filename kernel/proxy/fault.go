@@ -9,7 +9,8 @@ import (
 )
 
 // The kinds of faults: which timer or which part failed. They are the values
-// of the X-TQ-Error header and the start of [Entry.Error].
+// of the X-TQ-Error header and the start of [Entry.Error]; faultKinds has more
+// about each.
 const (
 	kindBadRequest      = "bad_request"         // 400: the request's target is ambiguous
 	kindMethod          = "method_not_allowed"  // 405: CONNECT
@@ -23,6 +24,8 @@ const (
 	kindBadUpgrade      = "bad_upgrade"         // 502: the worker switched to what was not asked for
 	kindHoldTimeout     = "hold_timeout"        // 503: no worker got ready in time
 	kindHoldFull        = "hold_full"           // 503: too many requests wait already
+	kindQueueTimeout    = "queue_timeout"       // 503: no worker had room in time
+	kindQueueFull       = "queue_full"          // 503: too many requests wait for room already
 	kindNoWorker        = "no_worker"           // 503: there is no worker, and none will come soon
 	kindProxyLimit      = "proxy_limit"         // 503: out of file descriptors or ports
 	kindResponseTimeout = "response_timeout"    // 504: no response headers in time
@@ -53,10 +56,10 @@ type fault struct {
 
 // String is what the log says.
 func (f *fault) String() string {
-	if f.cause == nil {
-		return f.kind
+	if detail := f.detail(); detail != "" {
+		return printable(f.kind + ": " + detail)
 	}
-	return printable(f.kind + ": " + f.cause.Error())
+	return f.kind
 }
 
 func (f *fault) message() string {
@@ -102,15 +105,20 @@ func (x *exchange) refuse(f *fault) {
 // waited for a worker in vain, or that the client went away, is none.
 func (x *exchange) failed(f *fault) bool {
 	if f != nil {
-		return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
+		return f.isWorkers()
 	}
 	return x.out.status >= http.StatusInternalServerError
 }
 
+// isWorkers reports whether the worker is to blame.
+func (f *fault) isWorkers() bool {
+	return f.status == http.StatusBadGateway || f.status == http.StatusGatewayTimeout
+}
+
 func (x *exchange) errorBody(f *fault) (contentType string, body []byte) {
 	detail := ""
-	if f.cause != nil && x.proxy.o.Reveal() {
-		detail = f.cause.Error()
+	if x.proxy.o.Reveal() {
+		detail = f.detail()
 	}
 	if !prefersJSON(x.side.values(nil, "Accept")) {
 		if detail != "" {

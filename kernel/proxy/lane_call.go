@@ -272,6 +272,6 @@ func (k *call) conclude(f *fault) bool {
 		k.first = time.Time{}
 	}
 	x.now = time.Now()
-	x.proxy.o.Log(x.entry(f))
+	x.report(f)
 	return !abort && x.out.err == nil
 }

@@ -60,6 +60,8 @@ type Proxy struct {
 	o       Options
 	table   atomic.Pointer[table]
 	forward forwarder
+
+	unrouted tally // of requests that belong to no page
 }
 
 var _ http.Handler = (*Proxy)(nil)
@@ -119,7 +121,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	abort := x.conclude(f)
 	x.now = time.Now()
 	x.side.(*response).end(abort)
-	p.o.Log(x.entry(f))
+	x.report(f)
 	if abort && !x.out.hijacked {
 		panic(http.ErrAbortHandler)
 	}

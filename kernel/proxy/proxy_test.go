@@ -342,7 +342,7 @@ func TestLogEntry(t *testing.T) {
 	}
 	got.Time, got.Duration, got.RequestID = time.Time{}, 0, ""
 	want := Entry{Method: "GET", Path: "/a%0ab%20c", Host: s.addr, Page: "index", Release: "r1", Worker: "index-1 (pid 7)",
-		Client: "127.0.0.1", Status: 200, Bytes: 5}
+		Client: "127.0.0.1", Status: 200, Bytes: 5, Attempts: 1}
 	if got != want {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}

@@ -140,7 +140,7 @@ func TestSwapBetweenChoosingAndWaiting(t *testing.T) {
 		t.Fatal("chose from nothing")
 	}
 	b.Set(NewEndpoint(EndpointOptions{}))
-	if w, err := turn.queue(); w != nil || err != nil {
+	if w, _, err := turn.join(); w != nil || err != nil {
 		t.Errorf("queued %v, %v", w, err)
 	}
 }
@@ -205,9 +205,10 @@ func TestHeldRequestsAreReleasedInOrder(t *testing.T) {
 		if b.Held() != 4 {
 			t.Fatalf("%d held", b.Held())
 		}
-		n := 0
 		b.mu.Lock()
-		b.release(func() handover { n++; return handover{err: fmt.Errorf("%d", n)} })
+		for n := range got {
+			b.hand(b.waiting.Front().Value.(*waiter), handover{err: fmt.Errorf("%d", n+1)})
+		}
 		b.mu.Unlock()
 		synctest.Wait()
 		if fmt.Sprint(got) != "[1 2 3 4]" {

@@ -34,19 +34,29 @@ type uplink struct{}
 
 var _ forwarder = uplink{}
 
-// forward sends the request over a connection that nothing else uses, and over
-// a new one if that turns out to be dead, as far as this cannot have the
-// request executed twice.
+// forward sends the request over a connection that nothing else uses. If that
+// turns out to be dead, another worker can have the request, or this one over a
+// new connection, as far as this cannot have it executed twice.
 func (uplink) forward(x *exchange, e *Endpoint) error {
 	t := trips.Get().(*trip)
 	defer t.release()
 	if err := t.prepare(x, e); err != nil {
 		return err
 	}
-	again, err := t.attempt(e.pool.take(x.now))
-	if again {
-		x.now = time.Now()
-		_, err = t.attempt(nil)
+	var c *workerConn
+	if !x.repeated {
+		c = e.pool.take(x.now)
+	}
+	again, err := t.attempt(c)
+	if again && !x.repeated {
+		if t.upload == nil && x.turn.hasOthers(e) {
+			return &repeatError{err}
+		}
+		if e.mayRetry() {
+			x.attempts++
+			x.now = time.Now()
+			_, err = t.attempt(nil)
+		}
 	}
 	if _, ok := errors.AsType[*dialError](err); ok && t.upload != nil {
 		return fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err) // no other worker can be given what was read of the body

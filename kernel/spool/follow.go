@@ -32,7 +32,7 @@ func (s *Spool) Recent(stream string, n int) []Record {
 	var recs []record
 	for name, st := range s.streams {
 		if stream == "" || name == stream {
-			recs = append(recs, last(st.recent, n)...)
+			recs = append(recs, last(st.recent.list(), n)...)
 		}
 	}
 	if stream == "" {
@@ -92,12 +92,13 @@ func (s *Spool) endFollowers() {
 // show keeps a line for Recent and hands it to the followers.
 func (s *Spool) show(st *stream, r record) {
 	st.used = r.line.Time
-	st.recent = append(st.recent, r)
+	if st.recent.len() == recentLimit {
+		st.shown -= int64(len(st.recent.pop().line.Text))
+	}
+	st.recent.push(r)
 	st.shown += int64(len(r.line.Text))
-	for len(st.recent) > recentLimit || st.shown > recentBytes && len(st.recent) > 1 {
-		st.shown -= int64(len(st.recent[0].line.Text))
-		st.recent[0] = record{}
-		st.recent = st.recent[1:]
+	for st.shown > recentBytes && st.recent.len() > 1 {
+		st.shown -= int64(len(st.recent.pop().line.Text))
 	}
 	for f := range s.followers {
 		if f.stream == "" || f.stream == st.name {

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"container/list"
 	"time"
 
@@ -35,7 +36,8 @@ type stream struct {
 	lost   uint64 // lines since the start
 	untold uint64 // those of them that no batch told of yet
 
-	recent []record
+	block  []byte // what is left of it takes the texts of the next lines
+	recent ring
 	shown  int64 // bytes of recent
 }
 
@@ -67,11 +69,34 @@ type sent struct {
 }
 
 // intern gives one copy of a header for many lines in a row.
-func (st *stream) intern(h Header) *Header {
-	if st.header == nil || *st.header != h {
-		st.header = &h
+func (st *stream) intern(h *Header) *Header {
+	if st.header == nil || *st.header != *h {
+		own := *h
+		st.header = &own
 	}
 	return st.header
+}
+
+// Texts of lines in a row share a block: the first of a stream is small, since most pages write little, and each
+// is double the one before. Whoever holds a line holds its block, so a stream holds two of them at most that are not
+// of use as a whole. A long text has memory of its own.
+const (
+	firstBlock = 1 << 10
+	lastBlock  = 32 << 10
+	longText   = 4 << 10
+)
+
+// keep copies a text.
+func (st *stream) keep(text []byte) []byte {
+	if len(text) > longText {
+		return bytes.Clone(text)
+	}
+	if len(st.block)+len(text) > cap(st.block) {
+		st.block = make([]byte, 0, max(len(text), min(max(2*cap(st.block), firstBlock), lastBlock)))
+	}
+	n := len(st.block)
+	st.block = append(st.block, text...)
+	return st.block[n:len(st.block):len(st.block)]
 }
 
 // front is the oldest chunk, or nil.
@@ -84,12 +109,16 @@ func (st *stream) front() *chunk {
 
 func (st *stream) pending() bool { return len(st.chunks) > 0 || st.untold > 0 && st.stored != nil }
 
+// sparedRecords makes only a busy stream's memory worth keeping for its next chunk.
+const sparedRecords = 128
+
 // enqueue adds a line to the open chunk of its stream.
 func (s *Spool) enqueue(st *stream, r record) {
 	c := st.open
 	if c == nil {
 		s.chunks++
-		c = &chunk{st: st, number: s.chunks, born: time.Now()}
+		c = &chunk{st: st, number: s.chunks, born: time.Now(), recs: s.spare}
+		s.spare = nil
 		c.elem = s.memory.PushBack(c)
 		st.chunks = append(st.chunks, c)
 		st.open = c
@@ -169,6 +198,9 @@ func (s *Spool) leaveMemory(c *chunk) {
 	}
 	s.freeLines(c, c.count-c.acked)
 	s.memory.Remove(c.elem)
+	if len(c.recs) > sparedRecords && cap(c.recs) <= 4*sparedRecords {
+		s.spare = c.recs[:0] // all of them are zero; nobody else has them: a chunk that is shipped or moved stays until then
+	}
 	c.elem, c.recs = nil, nil
 	s.progress()
 }

@@ -195,6 +195,7 @@ func (s *Spool) prepare(st *stream, c *chunk, recs []record) (sdk.Batch, bool) {
 	}
 	row = row[:st.sent.lines]
 	b := st.sent.batch(st, row[0].header)
+	b.Lines = make([]sdk.Line, 0, len(row))
 	for _, r := range row {
 		b.Lines = append(b.Lines, r.line)
 	}

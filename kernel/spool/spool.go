@@ -4,7 +4,6 @@
 package spool
 
 import (
-	"bytes"
 	"container/list"
 	"context"
 	"errors"
@@ -24,7 +23,7 @@ type Options struct {
 	MemoryLimit   int64         // bytes of waiting lines in memory; default 8 MiB. While the disk takes its time, 16 MiB or as much again on top
 	SpillLimit    int64         // bytes of spill files; default 256 MiB
 	FlushInterval time.Duration // a line waits this long for others to make a batch with; default 50 ms
-	BatchBytes    int           // text of a batch; default 64 KiB, at most an eighth of MemoryLimit
+	BatchBytes    int           // text of a batch; default 256 KiB, at most an eighth of MemoryLimit
 
 	// Log takes the few messages of the spool itself, each kind at most once in 10 s. It may append to the spool.
 	Log func(format string, args ...any)
@@ -82,6 +81,7 @@ type Spool struct {
 	active    []*stream // those with something to ship
 	cursor    int       // the one served last
 	memory    list.List // of the chunks in memory, oldest first
+	spare     []record  // empty, for the next chunk; may be nil
 	memBytes  int64
 	chunks    uint64        // number of the newest
 	seq       uint64        // of the newest batch
@@ -124,7 +124,7 @@ func (o *Options) setDefaults() {
 	defaultTo(&o.MemoryLimit, 8<<20)
 	defaultTo(&o.SpillLimit, 256<<20)
 	defaultTo(&o.FlushInterval, 50*time.Millisecond)
-	defaultTo(&o.BatchBytes, 64<<10)
+	defaultTo(&o.BatchBytes, 256<<10)
 	o.BatchBytes = int(min(int64(o.BatchBytes), max(o.MemoryLimit/8, 1)))
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
@@ -137,30 +137,31 @@ func defaultTo[T int | int64 | time.Duration](v *T, value T) {
 	}
 }
 
-// Append takes one line. It copies the text, never blocks and never fails: what does not fit is dropped, oldest first,
+// Append takes one line. It copies the text, allocates nothing for most lines, never blocks and never fails: what does not fit is dropped, oldest first,
 // and counted. Lines of one stream keep their order. A line without a time gets the present one; a text above 1 MiB
 // becomes several lines. After Close it does nothing.
 func (s *Spool) Append(h Header, l sdk.Line) {
 	if l.Time.IsZero() {
 		l.Time = time.Now()
 	}
-	for text, more := bytes.Clone(l.Text), true; more; more = len(text) > 0 {
+	for text, more := l.Text, true; more; more = len(text) > 0 {
 		n := min(len(text), lineLimit)
-		l.Text, text = text[:n:n], text[n:]
-		if s.append(h, l) {
+		l.Text, text = text[:n], text[n:]
+		if s.append(&h, l) {
 			runtime.Gosched() // let the goroutine that spills have its turn
 		}
 	}
 }
 
 // append tells whether memory is crowded.
-func (s *Spool) append(h Header, l sdk.Line) bool {
+func (s *Spool) append(h *Header, l sdk.Line) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
 	st := s.stream(h.Stream)
+	l.Text = st.keep(l.Text)
 	r := record{st.intern(h), l}
 	s.show(st, r)
 	if h.File == "" {

@@ -39,7 +39,6 @@ func environ(own []string, spec Spec) []string {
 
 func settings(spec Spec) map[string]string {
 	vars := map[string]string{
-		"TQ_PORT":                     strconv.Itoa(spec.Port),
 		"TQ_MAX_REQUESTS":             strconv.Itoa(spec.MaxRequests),
 		"TQ_READ_TIMEOUT_SECONDS":     whole(spec.ReadTimeout, time.Second),
 		"TQ_WRITE_TIMEOUT_SECONDS":    whole(spec.WriteTimeout, time.Second),
@@ -51,6 +50,11 @@ func settings(spec Spec) map[string]string {
 		"TQ_PAGE":                     spec.Page,
 		"TQ_RELEASE":                  spec.Release,
 		"TQ_READY_FD":                 strconv.Itoa(readyFD),
+	}
+	if spec.Socket != "" {
+		vars["TQ_SOCKET"] = spec.Socket
+	} else {
+		vars["TQ_PORT"] = strconv.Itoa(spec.Port)
 	}
 	if spec.GoMaxProcs > 0 {
 		vars["GOMAXPROCS"] = strconv.Itoa(spec.GoMaxProcs)

@@ -38,6 +38,7 @@ var roles = map[string]func(){
 	"byte":     func() { untilTerm(sayReady) },
 	"sdk":      func() { l := listen("127.0.0.1:"); untilTerm(sayReady); l.Close() },
 	"http":     func() { serve("127.0.0.1:", http.StatusOK); forever() },
+	"socket":   socketPage,
 	"exposed":  func() { serve(":", http.StatusOK); sayReady(); forever() },
 	"sick":     func() { serve("127.0.0.1:", http.StatusServiceUnavailable); forever() },
 	"mute":     func() { listen("127.0.0.1:"); forever() },

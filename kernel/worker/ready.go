@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"strconv"
@@ -31,7 +32,7 @@ type NotReadyError struct {
 	ID     string   // of the worker
 	Reason string   // what was seen, in words
 	Tail   []string // what Worker.Tail returned
-	Err    error    // ErrExited or the cause of the context's end
+	Err    error    // ErrExited, the cause of the context's end, or what is wrong with the socket
 }
 
 func (e *NotReadyError) Error() string {
@@ -48,9 +49,11 @@ func (e *NotReadyError) Unwrap() error { return e.Err }
 // Ready blocks until the worker is ready to serve and returns nil, or a [*NotReadyError] when its process has ended
 // (wraps [ErrExited]) or ctx has (wraps its cause). Give ctx a deadline: there is none here.
 //
-// A worker is ready when it writes a byte to the descriptor named by TQ_READY_FD, or when GET /health on its port is
-// answered with 200. On Linux that answer counts only if the listening socket belongs to a process of the worker's
-// group; nothing is ever sent to another one. Elsewhere that is taken for granted.
+// A worker is ready when it writes a byte to the descriptor named by TQ_READY_FD, or when GET /health on its port or
+// socket is answered with 200. On Linux that answer counts only if what listens on the port belongs to a process of the
+// worker's group; nothing is ever sent to another one. Elsewhere, and of a socket, that is taken for granted: nobody
+// else knows its path. A worker that says that it is ready and has not made its socket never will: that is an error at
+// once. From then on only this user can connect to the socket.
 func (w *Worker) Ready(ctx context.Context) error {
 	polling, stop := context.WithCancel(ctx)
 	h := newHealth(w)
@@ -77,13 +80,12 @@ func (w *Worker) Ready(ctx context.Context) error {
 func (w *Worker) verdict(ctx context.Context, healthy <-chan struct{}, h *health) error {
 	switch {
 	case isClosed(w.done):
-		return &NotReadyError{w.spec.ID, "it " + w.how + " before it was ready", w.Tail(), ErrExited}
+		return &NotReadyError{w.spec.ID, "it " + w.how + " before it was ready" + w.missedPort(), w.Tail(), ErrExited}
 	case isClosed(w.said), isClosed(healthy):
-		return nil
+		return w.guardSocket()
 	}
 	cause := context.Cause(ctx)
-	reason := fmt.Sprintf("not ready in time (%v): %s; a page has to listen on 127.0.0.1 at the port in TQ_PORT and to answer GET /health with 200",
-		cause, h.last())
+	reason := fmt.Sprintf("not ready in time (%v): %s; %s", cause, h.last(), w.duty())
 	return &NotReadyError{w.spec.ID, reason, w.Tail(), cause}
 }
 
@@ -91,7 +93,8 @@ func (w *Worker) verdict(ctx context.Context, healthy <-chan struct{}, h *health
 type health struct {
 	pid    int
 	port   int
-	addr   string
+	socket string // "": it is at the port
+	addr   string // for people, too
 	client *http.Client
 
 	answered atomic.Bool
@@ -102,7 +105,10 @@ type health struct {
 func (h *health) unanswered() string { return "GET /health on " + h.addr + " is not answered" }
 
 func newHealth(w *Worker) *health {
-	h := &health{pid: w.pid, port: w.spec.Port, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.spec.Port))}
+	h := &health{pid: w.pid, port: w.spec.Port, socket: w.spec.Socket, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.spec.Port))}
+	if h.socket != "" {
+		h.addr = h.socket
+	}
 	h.seen = "nothing listens on " + h.addr
 	h.client = &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: h.dial}, // and no proxy from the environment
@@ -113,12 +119,15 @@ func newHealth(w *Worker) *health {
 }
 
 // dial connects to the worker and to nobody else.
-func (h *health) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+func (h *health) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	if h.socket != "" {
+		network = "unix"
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, h.addr)
 	if err != nil {
 		return nil, err
 	}
-	if !listens(h.pid, h.port) {
+	if h.socket == "" && !listens(h.pid, h.port) {
 		conn.Close()
 		return nil, errStranger
 	}
@@ -143,14 +152,14 @@ func (h *health) poll(ctx context.Context) bool {
 }
 
 func (h *health) ask(ctx context.Context) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.addr+"/health", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url(), nil)
 	if err != nil {
 		h.saw(err.Error())
 		return false
 	}
 	resp, err := h.client.Do(req)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		h.saw("nothing listens on " + h.addr)
 	case errors.Is(err, errStranger):
 		h.saw(fmt.Sprintf("%s belongs to another process, which `ss -ltnp` shows", h.addr))
@@ -167,6 +176,13 @@ func (h *health) ask(ctx context.Context) bool {
 	h.answered.Store(true)
 	h.saw(fmt.Sprintf("GET /health on %s answered %s", h.addr, resp.Status))
 	return resp.StatusCode == http.StatusOK
+}
+
+func (h *health) url() string {
+	if h.socket != "" {
+		return "http://localhost/health"
+	}
+	return "http://" + h.addr + "/health"
 }
 
 func isTimeout(err error) bool {

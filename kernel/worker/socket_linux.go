@@ -22,6 +22,9 @@ type listener struct {
 // Exposed tells whether the worker listens on its port at an address that can be reached from other machines: such
 // a worker can be talked to without this server. It says false as long as the worker does not listen.
 func (w *Worker) Exposed() bool {
+	if w.spec.Socket != "" {
+		return false
+	}
 	all, err := listeners(w.spec.Port)
 	if err != nil {
 		return false

@@ -51,7 +51,11 @@ type Spec struct {
 
 	Argv []string // program and arguments
 	Dir  string   // working directory: the root of the site
-	Port int      // what the program has to listen on, at 127.0.0.1
+	Port int      // what the program has to listen on, at 127.0.0.1; of no meaning with a Socket
+
+	// Socket, unless empty, is the path of the unix socket to listen on: TQ_SOCKET in place of TQ_PORT. Nothing may be
+	// there yet, nobody else may be able to write to its directory, and it is removed by whoever gave the path.
+	Socket string
 
 	GoMaxProcs   int           // GOMAXPROCS; 0: not set
 	GoMemLimit   string        // GOMEMLIMIT; "": not set

@@ -3,9 +3,11 @@ package checker
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +64,7 @@ func TestProbe(t *testing.T) {
 			cancel()
 			ctx, cancel = context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("no answer within 50ms")) // as sdk.CheckerFunc does
 		}
-		err := newGet()(ctx, HTTPConfig{path}, target)
+		err := get(ctx, HTTPConfig{path}, target)
 		cancel()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
@@ -76,13 +78,34 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+func TestProbeOfASocket(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	lis, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: lis, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "localhost" {
+			w.WriteHeader(http.StatusMisdirectedRequest)
+		}
+	})}}
+	server.Start()
+	defer server.Close()
+	if err := get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: "unix:" + path}); err != nil {
+		t.Error(err)
+	}
+	if err := get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: "unix:" + path + "x"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}
+
 func TestProbeOfNobody(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
-	err = newGet()(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: l.Addr().String()})
+	err = get(t.Context(), HTTPConfig{"/health"}, sdk.Target{Addr: l.Addr().String()})
 	if err == nil || !strings.HasPrefix(err.Error(), "GET /health: dial tcp 127.0.0.1:") || !strings.HasSuffix(err.Error(), "connection refused") {
 		t.Errorf("error is %v", err)
 	}

@@ -2,7 +2,6 @@ package checker
 
 import (
 	"context"
-	"net"
 
 	"github.com/tqserver/tqserver/sdk"
 )
@@ -11,7 +10,7 @@ import (
 func ServeTCP() { sdk.Serve("tcp", sdk.Version, sdk.CheckerFunc(connect)) }
 
 func connect(ctx context.Context, _ struct{}, t sdk.Target) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.Addr)
+	conn, err := t.Dial(ctx)
 	if err != nil {
 		return err
 	}

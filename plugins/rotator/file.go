@@ -195,7 +195,11 @@ func (f *File) writeSome(fam *family, b sdk.Batch, from int) (int, error) {
 		}
 	}
 	f.ends = append(f.ends[:0], len(f.buf))
-	for i := from + 1; i < lineCount(b) && len(f.buf) < writeBytes && dayOf(b, i) == day; i++ {
+	midnight, next := dayAround(b, from)
+	for i := from + 1; i < lineCount(b) && len(f.buf) < writeBytes; i++ {
+		if l, _ := lineAt(b, i); l.Time.Before(midnight) || !l.Time.Before(next) {
+			break // of another day
+		}
 		end := len(f.buf)
 		f.buf = appendLine(f.buf, b, i)
 		if f.maxSize > 0 && h.size+int64(len(f.buf)) > f.maxSize {

@@ -40,6 +40,13 @@ func dayOf(b sdk.Batch, i int) string {
 	return l.Time.Local().Format(time.DateOnly)
 }
 
+// dayAround gives the day of a line, from the midnight before to the one after.
+func dayAround(b sdk.Batch, i int) (start, end time.Time) {
+	l, _ := lineAt(b, i)
+	year, month, day := l.Time.Local().Date()
+	return time.Date(year, month, day, 0, 0, 0, 0, time.Local), time.Date(year, month, day+1, 0, 0, 0, 0, time.Local)
+}
+
 // appendLine formats line i. What the kernel itself logs has its format already.
 func appendLine(buf []byte, b sdk.Batch, i int) []byte {
 	l, made := lineAt(b, i)

@@ -96,6 +96,7 @@ var badPlugins = []struct {
 	{way: "checker/added", want: "first was reported with version 1 of the set, want 2"},
 	{way: "checker/flapping", want: "one failed probe made the target unhealthy: answered 500"},
 	{way: "checker/hung", want: "the report that worker is healthy did not come within", slack: 0.3},
+	{way: "checker/socket", want: "the report that worker is healthy did not come within", slack: 0.3},
 	{way: "checker/large", want: "did not come within", slack: 0.3},
 
 	{way: "builder/result", want: "the artifact's SHA-256 is "},

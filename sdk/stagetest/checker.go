@@ -32,6 +32,7 @@ func checkerChecks() []check {
 		c("added", "a target that a new set adds is reported, with the version of that set", "the newest set counts alone; a target that is in both keeps its state", checkAddedTarget),
 		c("flapping", "one failed probe is not reported, if the plugin has the setting failures and it is above 1", "a target is unhealthy after so many failures in a row", checkFlapping),
 		c("hung", "a target that never answers is reported, and delays no other", "give each probe a deadline, and run them beside each other", checkHungTarget),
+		c("socket", "a target at a unix socket is probed", "an address that begins with unix: has the path of a socket after it", checkSocketTarget),
 		c("large", "a set of 2,000 targets is taken, and replaced", "probes of an old set hold up no new one", checkManyTargets),
 	}
 }
@@ -141,13 +142,13 @@ func (w *target) ServeHTTP(rw http.ResponseWriter, _ *http.Request) {
 
 // up listens, at the address of before if there was one.
 func (w *target) up() error {
-	listener, err := net.Listen("tcp", w.addr)
+	listener, err := w.listen()
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.addr, w.done = listener.Addr().String(), make(chan struct{})
+	w.done = make(chan struct{})
 	w.server = &http.Server{Handler: w, ReadHeaderTimeout: time.Minute, ConnState: func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			w.probes.Add(1)

@@ -54,6 +54,7 @@ func servePage() error {
 		return err
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, "hello") })
+	http.HandleFunc("/peer", func(w http.ResponseWriter, req *http.Request) { fmt.Fprint(w, req.RemoteAddr) })
 	http.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic("lost my marbles") })
 	http.HandleFunc("/slow", func(w http.ResponseWriter, req *http.Request) {
 		say(w, "begin")

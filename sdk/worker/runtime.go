@@ -38,6 +38,7 @@ import (
 // runs. Make it with NewRuntime; the fields may be changed until StartServer is
 // called. All methods are safe for concurrent use.
 type Runtime struct {
+	Socket          string // path of the unix socket to listen on (TQ_SOCKET); "" = listen on Port
 	Port            int    // loopback port to listen on (TQ_PORT; 9000 when unset)
 	MaxRequests     int    // requests until the kernel replaces this worker (TQ_MAX_REQUESTS); 0 = no limit
 	ReadTimeout     int    // seconds for request headers, or IdleTimeout if longer (TQ_READ_TIMEOUT_SECONDS; 30); 0 = none
@@ -62,8 +63,8 @@ type Runtime struct {
 
 // NewRuntime reads the TQ_* variables. An unset or empty one gets its default;
 // a malformed one is an error that names the variable, its value and what is
-// expected instead. Without TQ_PORT the program was started by hand: it gets
-// port 9000, and a line on stderr says so.
+// expected instead. Without TQ_SOCKET and TQ_PORT the program was started by
+// hand: it gets port 9000, and a line on stderr says so.
 //
 // Call it once and early, before starting other processes: it takes over the
 // readiness pipe (TQ_READY_FD) and removes the variable, so that no child
@@ -72,6 +73,7 @@ func NewRuntime() (*Runtime, error) {
 	ready, readyErr := takeReadyPipe()
 	var env environment
 	r := &Runtime{
+		Socket:          os.Getenv("TQ_SOCKET"),
 		Port:            env.number("TQ_PORT", defaultPort, 1, 65535, "a port number from 1 to 65535"),
 		MaxRequests:     env.count("TQ_MAX_REQUESTS", 0, "a number of requests, 0 for no limit"),
 		ReadTimeout:     env.count("TQ_READ_TIMEOUT_SECONDS", 30, "whole seconds, 0 for none"),
@@ -91,14 +93,14 @@ func NewRuntime() (*Runtime, error) {
 		}
 		return nil, err
 	}
-	if os.Getenv("TQ_PORT") == "" {
+	if os.Getenv("TQ_PORT") == "" && r.Socket == "" {
 		fmt.Fprintf(os.Stderr, "worker: TQ_PORT is not set, so not started by tqserver: serving on http://127.0.0.1:%d\n", r.Port)
 	}
 	return r, nil
 }
 
-// StartServer listens on 127.0.0.1:Port, tells the kernel that it is ready, and
-// serves handler (nil means http.DefaultServeMux) until SIGTERM or SIGINT. Then
+// StartServer listens on Socket or, without one, on 127.0.0.1:Port, tells the
+// kernel that it is ready, and serves handler (nil means http.DefaultServeMux) until SIGTERM or SIGINT. Then
 // it accepts no more connections, lets requests in flight finish for at most
 // ShutdownTimeout, and returns nil; a second signal ends the wait. Any other
 // end is an error. Call it once.
@@ -106,6 +108,10 @@ func NewRuntime() (*Runtime, error) {
 // GET /health is answered with 200 and "OK" when handler is a *http.ServeMux
 // that has no pattern for /health of its own; with any other handler the page
 // answers it.
+//
+// The peer of every connection is the kernel, on this machine: Request.RemoteAddr
+// has a loopback address, with the port 0 on a Socket. Who the client is says the
+// header X-Forwarded-For.
 //
 // Live streams are never cut: there is no read timeout for bodies and no write
 // timeout, because a worker cannot tell a stalled client from a slow one behind
@@ -115,8 +121,7 @@ func (r *Runtime) StartServer(handler http.Handler) error {
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)
 
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(r.Port))
-	listener, err := net.Listen("tcp4", addr)
+	listener, err := r.listen()
 	if err != nil {
 		return fmt.Errorf("worker: listen for page %s: %w", r.Route, err)
 	}
@@ -133,7 +138,7 @@ func (r *Runtime) StartServer(handler http.Handler) error {
 
 	select {
 	case err := <-served:
-		return fmt.Errorf("worker: serve page %s on %s: %w", r.Route, addr, err)
+		return fmt.Errorf("worker: serve page %s on %s: %w", r.Route, listener.Addr(), err)
 	case <-signals:
 	}
 	r.stop()
@@ -178,6 +183,13 @@ func (r *Runtime) stopping() bool {
 	}
 }
 
+func (r *Runtime) listen() (net.Listener, error) {
+	if r.Socket != "" {
+		return net.Listen("unix", r.Socket)
+	}
+	return net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(r.Port)))
+}
+
 // server leaves ReadTimeout and WriteTimeout unset; see StartServer.
 func (r *Runtime) server(handler http.Handler) *http.Server {
 	return &http.Server{
@@ -206,6 +218,9 @@ func (r *Runtime) serve(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path != healthPath {
 			r.requests.Add(1)
+		}
+		if r.Socket != "" {
+			req.RemoteAddr = "127.0.0.1:0" // net/http says "@", which is no address
 		}
 		if r.stopping() {
 			w.Header().Set("Connection", "close")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"github.com/tqserver/tqserver/sdk"
@@ -41,7 +40,9 @@ func (c *checker) Check(ctx context.Context, sets <-chan sdk.TargetSet, report f
 }
 
 func probe(ctx context.Context, t sdk.Target, before sdk.Health) sdk.Health {
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", t.Addr)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := t.Dial(ctx)
 	if err != nil {
 		failures := before.Failures + 1
 		return sdk.Health{Target: t.ID, Healthy: failures == 1 && before.Healthy, Failures: failures, Reason: "standin: " + err.Error()}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -91,8 +92,6 @@ func (c *checker) judge(s *state, err error) (h sdk.Health, tell bool) {
 	return h, true
 }
 
-var client = http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-
 // probeAll gives the outcome for each target.
 func probeAll(ctx context.Context, targets []sdk.Target) []error {
 	errs := make([]error, len(targets))
@@ -121,10 +120,16 @@ func probeAll(ctx context.Context, targets []sdk.Target) []error {
 }
 
 func probe(ctx context.Context, t sdk.Target) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.Addr+"/health", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://page/health", nil)
 	if err != nil {
 		return err
 	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if bad("checker/socket") {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", t.Addr)
+		}
+		return t.Dial(ctx)
+	}}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return err
