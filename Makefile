@@ -6,7 +6,7 @@ GO      ?= go
 CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-.PHONY: build run test bench browser soak edits saves ledger idle slow suites vet generate clean
+.PHONY: build run test bench tqbench browser soak edits saves ledger idle slow suites vet generate clean
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -20,6 +20,9 @@ test: vet browser ## all tests, race detector on
 
 bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in about 12 minutes
 	$(GO) test -tags bench -count=1 -timeout 30m -v -run '^TestBenchmarks$$' ./cmd/tqserver
+
+tqbench: ## compare with nginx, HAProxy, Caddy and ReverseProxy for docs/benchmarks/, in about 15 minutes (make tqbench ARGS=-quick)
+	$(GO) run ./cmd/tqbench $(ARGS)
 
 browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
 	@{ $(CHROMIUM); } >/dev/null || { \

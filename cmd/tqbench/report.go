@@ -216,10 +216,10 @@ func (r *results) writeAllocs(w *strings.Builder) {
 	rows := [][]string{{"benchmark", "way", "CPU µs", "allocations", "bytes"}}
 	for _, g := range r.Allocs {
 		for _, way := range slices.Sorted(slices.Values(g.ways())) {
-			rows = append(rows, []string{g.Name, way, fine(g.Values[way+"-us/req"]), fine(g.Values[way+"-allocs/req"]), whole(g.Values[way+"-B/req"])})
+			rows = append(rows, []string{g.Name, way, fine(g.Values[way+"-us/req"]), perRequest(g.Values[way+"-allocs/req"]), perRequest(g.Values[way+"-B/req"])})
 		}
 		if ns, ok := g.Values["ns/op"]; ok && len(g.ways()) == 0 {
-			rows = append(rows, []string{g.Name, "", fmt.Sprintf("%.3f", ns/1000), fine(g.Values["allocs/op"]), whole(g.Values["B/op"])})
+			rows = append(rows, []string{g.Name, "", fmt.Sprintf("%.3f", ns/1000), perRequest(g.Values["allocs/op"]), perRequest(g.Values["B/op"])})
 		}
 	}
 	table(w, rows)

@@ -57,6 +57,16 @@ func newSite(t *testing.T, o Options, bo BackendOptions) *site {
 // newSiteIn is newSite with or without lane R in front.
 func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
 	t.Helper()
+	if !fast {
+		return newSiteWith(t, nil, o, bo)
+	}
+	lane := laneTimeouts(5*time.Second, 30*time.Second)
+	return newSiteWith(t, &lane, o, bo)
+}
+
+// newSiteWith is newSite with a lane in front unless that is nil.
+func newSiteWith(t *testing.T, lane *LaneOptions, o Options, bo BackendOptions) *site {
+	t.Helper()
 	s := &site{t: t}
 	o.Log = func(e *Entry) {
 		s.mu.Lock()
@@ -70,13 +80,15 @@ func newSiteIn(t *testing.T, fast bool, o Options, bo BackendOptions) *site {
 	must(t, err)
 	s.addr = l.Addr().String()
 	server := s.Server("", func() (time.Duration, time.Duration) { return 5 * time.Second, 30 * time.Second })
-	if fast {
-		f := newFastSite(s.Proxy, l, laneTimeouts(5*time.Second, 30*time.Second))
+	if lane != nil {
+		f := newFastSite(s.Proxy, l, *lane)
 		s.lane, l = f.lane, f
 		t.Cleanup(f.stop)
+	} else {
+		l = strictListener{l}
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); server.Serve(strictListener{l}) }()
+	go func() { defer close(done); server.Serve(l) }()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 	s.client = &http.Client{Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
