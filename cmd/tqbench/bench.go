@@ -161,7 +161,7 @@ func (b *bencher) withFleet(ctx context.Context, peers []*peer, procs, routes in
 	for _, sv := range fleet {
 		warm := get(kib, 32)
 		warm.Length = b.p.round / 2
-		if _, _, err := measure(ctx, sv, warm); err != nil {
+		if _, _, _, err := measure(ctx, sv, warm); err != nil {
 			return fmt.Errorf("warm %s up: %w", sv.peer.name, err)
 		}
 	}

@@ -72,8 +72,9 @@ func (b *bencher) reloadOne(ctx context.Context, sv *server, r *reloading) error
 			return err
 		}
 	}
-	for segment := range b.p.segments {
-		b.progress("%s, %s: segment %d of %d", sv.peer.name, r.Way, segment+1, b.p.segments)
+	wanted := b.p.segments * b.p.perRound
+	for segment := 0; r.Reloads < wanted && segment < 2*b.p.segments; segment++ {
+		b.progress("%s, %s: segment %d, %d of %d reloads done", sv.peer.name, r.Way, segment+1, r.Reloads, wanted)
 		order := []bool{false, true}
 		if segment%2 == 1 {
 			slices.Reverse(order)

@@ -81,6 +81,27 @@ func (r *results) writeHeadline(w *strings.Builder, files map[string]string) {
 		w.WriteString("\n![CPU time per request by proxy](cpu.svg)\n")
 	}
 	writeComparison(w, r.CPU)
+	r.writeParts(w)
+}
+
+// writeParts tells what tqserver's CPU time is spent for. Plugins that use next to nothing are one column.
+func (r *results) writeParts(w *strings.Builder) {
+	rows := [][]string{{"CPU µs/request", "kernel", "rotator (the log)", "other plugins"}}
+	for _, s := range r.CPU.Series {
+		if len(s.Parts) == 0 {
+			continue
+		}
+		others := 0.0
+		for name, values := range s.Parts {
+			if name != "kernel" && name != "rotator" {
+				others += median(values)
+			}
+		}
+		rows = append(rows, []string{ours(s.Peer), fine(median(s.Parts["kernel"])), fine(median(s.Parts["rotator"])), fine(others)})
+	}
+	if len(rows) > 1 {
+		table(w, rows)
+	}
 }
 
 func (r *results) writeMatrix(w *strings.Builder) {
@@ -199,7 +220,7 @@ func (r *results) writeMemory(w *strings.Builder) {
 		if m.Connections == 0 {
 			none[m.Peer] = m.PSS
 		} else if base, ok := none[m.Peer]; ok {
-			each = fmt.Sprintf("%.1f KiB", float64(m.PSS-base)/float64(m.Connections))
+			each = fmt.Sprintf("%.1f KiB", max(0, float64(m.PSS-base))/float64(m.Connections))
 		}
 		rows = append(rows, []string{ours(m.Peer), fmt.Sprint(m.Connections), inMiB(m.PSS), inMiB(m.RSS), each})
 	}

@@ -75,6 +75,7 @@ func sample() *results {
 		c.Series = append(c.Series, &series{Peer: name, CPU: []float64{cpu, cpu * 2, cpu}, Rate: []float64{100, 50, 100}, P50: []float64{100, 200, 100},
 			P99: []float64{1000, 2000, 1000}, P999: []float64{3000, 3000, 3000}, Requests: 250})
 	}
+	c.Series[0].Parts = map[string][]float64{"kernel": {20, 40, 20}, "rotator": {3, 6, 3}, "checker": {0.5, 1, 0.5}, "builder": {0.5, 1, 0.5}}
 	large := *c
 	large.ID, large.Title = "get-1m", "GET, 1 MiB"
 	r.CPU, r.Matrix, r.Cores = c, []*comparison{&large}, c
@@ -99,6 +100,7 @@ func TestReport(t *testing.T) {
 		"| 150 ns | **120.50 ns** |  | holds |",
 		"| the same | 0 allocations | **0 allocations** |  | holds |",
 		"caddy is not installed. To have it: `go install x`",
+		"| **tqserver, lane R** | 20.0 | 3.0 | 1.0 |",
 		"| **tqserver, lane R** | 24.0 | 24.0 to 48.0 | **1.20** |",
 		"| **tqserver, lane R** | 1024 | 60.0 MiB | 200.0 MiB | 10.0 KiB |",
 		"| Forward/GET-1KiB | fast | 25.1 | 0.02 | 30 |",

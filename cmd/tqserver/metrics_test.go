@@ -46,25 +46,28 @@ func TestTimeoutsFire(t *testing.T) {
 	s.start()
 	s.awaitBody("/", "ok")
 
-	kinds := []struct{ request, answer, kind, cause string }{
-		{"GET /mute HTTP/1.1\r\nHost: h\r\n\r\n", "504", "response_timeout", "the worker sent no answer for 1s (workers.default.write_timeout_seconds)"},
-		{"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", "408", "read_timeout", "the client sent nothing more of its request for 1s (server.read_timeout_seconds)"},
-		{"GET /stall HTTP/1.1\r\nHost: h\r\n\r\n", "200", "stream_idle_timeout", "(workers.default.stream_idle_timeout_seconds)"},
-		{"GET /flood HTTP/1.1\r\nHost: h\r\n\r\n", "", "write_timeout", "the client took nothing of the answer for 1s (server.write_timeout_seconds)"},
-		{"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "200", "", ""},
+	kinds := []struct{ request, answer, kind, page, cause string }{
+		{"GET /mute HTTP/1.1\r\nHost: h\r\n\r\n", "504", "response_timeout", "index", "the worker sent no answer for 1s (workers.default.write_timeout_seconds)"},
+		{"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", "408", "read_timeout", "index", "the client sent nothing more of its request for 1s (server.read_timeout_seconds)"},
+		{"GET /stall HTTP/1.1\r\nHost: h\r\n\r\n", "200", "stream_idle_timeout", "index", "(workers.default.stream_idle_timeout_seconds)"},
+		{"GET /flood HTTP/1.1\r\nHost: h\r\n\r\n", "", "write_timeout", "index", "the client took nothing of the answer for 1s (server.write_timeout_seconds)"},
+		{"GET /head HTTP/1.1\r\nHo", "408", "read_timeout", "", "the whole head of a request in time (server.read_timeout_seconds)"},
+		{"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "200", "", "", ""},
 	}
 	var clients sync.WaitGroup
 	for _, c := range kinds {
 		clients.Go(func() { s.provoke(c.request, c.answer, c.kind) })
 	}
 	clients.Wait()
-	for _, c := range kinds[:4] {
+	for _, c := range kinds[:5] {
 		s.await("the log to name "+c.kind, func() error {
 			log := readAll(t, s.path("logs"))
-			if i := strings.Index(log, `error="`+c.kind+": "); i < 0 || !strings.Contains(strings.SplitN(log[i:], "\n", 2)[0], c.cause) {
-				return fmt.Errorf("it has %q", tail(log, 2000))
+			for line := range strings.Lines(log) {
+				if _, text, _ := strings.Cut(line, `error="`); strings.HasPrefix(text, c.kind+": ") && strings.Contains(text, c.cause) {
+					return nil
+				}
 			}
-			return nil
+			return fmt.Errorf("it has %q", tail(log, 2000))
 		})
 	}
 	out, _, err := s.run("metrics")
@@ -73,8 +76,8 @@ func TestTimeoutsFire(t *testing.T) {
 	}
 	for name, text := range map[string]string{"command": out, "scraper": s.scrape(scraped)} {
 		samples := parseMetrics(t, text)
-		for _, c := range kinds[:4] {
-			if got := samples[`tqserver_request_faults_total{kind="`+c.kind+`",page="index"}`]; got != 1 {
+		for _, c := range kinds[:5] {
+			if got := samples[`tqserver_request_faults_total{kind="`+c.kind+`",page="`+c.page+`"}`]; got != 1 {
 				t.Errorf("%s: %s is counted %v times", name, c.kind, got)
 			}
 		}
