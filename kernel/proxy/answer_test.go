@@ -85,12 +85,14 @@ func answerTo(t *testing.T, method string, text []byte, step int) result {
 	return result{x.out.status, w.Body.String(), res.Header, res.Trailer, len(e.pool.idle) == 1, err}
 }
 
-// answers are what a worker may say and what becomes of it.
-var answers = []struct {
+type answerCase struct {
 	name, text string
 	want       string // status and body, or the error's kind
 	pooled     bool
-}{
+}
+
+// answers are what a worker may say and what becomes of it.
+var answers = []answerCase{
 	{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "200 hi", true},
 	{"no reason", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", "200 ", true},
 	{"empty reason", "HTTP/1.1 299 \r\nContent-Length: 0\r\n\r\n", "299 ", true},

@@ -46,6 +46,13 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 			t.Errorf("%s %v, %d bytes of %d, %v", res.Proto, res.Header, len(got), len(body), res.Trailer)
 		}
 	}
+	for _, host := range []string{"a,b", "h%41"} {
+		r := s.request("GET", "/", nil)
+		r.Host = host
+		if res, _ := s.do(r); res.StatusCode != 400 {
+			t.Errorf("%s: %s", host, res.Status)
+		}
+	}
 	if res, _ := s.get("/a/../b"); res.StatusCode != 400 || res.Header.Get(errorHeader) != kindBadRequest {
 		t.Errorf("%s %v", res.Status, res.Header)
 	}

@@ -17,8 +17,8 @@ func (t *trip) appendHead(b []byte) ([]byte, error) {
 	if host == "" {
 		host = t.e.host()
 	}
-	if !isVisible(x.method) || !isVisible(host) {
-		return b, &faultError{*badTarget("method or host holds a space, or no ASCII")}
+	if !isVisible(x.method) || x.host != "" && !isAuthority(x.host) { // HTTP/2 lets more pass
+		return b, &faultError{*badTarget("method or host is malformed")}
 	}
 	b = append(append(b, x.method...), ' ')
 	b = x.side.appendTarget(b)
