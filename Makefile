@@ -6,7 +6,12 @@ GO      ?= go
 CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 APT      = apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium
 
-.PHONY: build run test bench browser soak edits saves ledger idle slow suites vet generate clean
+# The fuzz tests of kernel/proxy, and what go test says when the time was up at the wrong moment, which is no finding.
+FUZZERS  = FuzzRequest FuzzChunks FuzzStrictConn FuzzTable FuzzResponse
+TIME_UP  = context deadline exceeded
+FINDING  = Failing input written|seed corpus entry|panic:
+
+.PHONY: build run test bench tqbench browser soak edits saves ledger idle slow suites vet generate clean fuzz
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -17,14 +22,23 @@ run: build ## serve pages/ on http://localhost:8080
 test: vet browser ## all tests, race detector on
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
 	$(GO) test -race -count=1 -timeout 40m ./...
+	$(MAKE) --no-print-directory fuzz FUZZ=12s
 
 bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in about 12 minutes
 	$(GO) test -tags bench -count=1 -timeout 30m -v -run '^TestBenchmarks$$' ./cmd/tqserver
+
+tqbench: ## compare with nginx, HAProxy, Caddy and ReverseProxy for docs/benchmarks/, in about 15 minutes (make tqbench ARGS=-quick)
+	$(GO) run ./cmd/tqbench $(ARGS)
 
 browser: ## install Chromium where it is missing and can be: without it the tests in a browser are skipped, or fail if CI is set
 	@{ $(CHROMIUM); } >/dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo 'installing chromium' && { $(APT); } || \
 	  echo 'no Chromium, so the tests in a browser cannot run; as root on Debian: $(APT)'; }
+
+fuzz: ## random requests and answers for the parsers of the proxy, each a minute (make fuzz FUZZ=10m)
+	@for f in $(FUZZERS); do echo "fuzzing: $$f"; \
+	  out=$$(GOMAXPROCS=2 $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZ),1m) -parallel 2 ./kernel/proxy 2>&1) || \
+	  { echo "$$out" | grep -q '$(TIME_UP)' && ! echo "$$out" | grep -qE '$(FINDING)'; } || { echo "$$out"; exit 1; }; done
 
 soak: ## does a server hold more after minutes than before? (make soak SOAK=30m; memory counts here only, as there is no race detector)
 	TQSERVER_SOAK=$(or $(SOAK),5m) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/tqserver

@@ -221,8 +221,11 @@ func (c *collection) fast(s proxy.LaneStats) {
 	}
 }
 
-// measure counts the connections that net/http serves.
+// measure counts connections.
 func (f *front) measure(c *collection) {
+	if f.lane != nil {
+		c.fast(f.lane.Stats())
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	open := 0

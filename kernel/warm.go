@@ -197,7 +197,8 @@ func (k *Kernel) coolOldest() bool {
 	var page *page
 	var oldest *resting
 	for _, p := range k.routes.list() {
-		if w := p.view.Load().warm; w != nil && w.set[0].lease != nil && (oldest == nil || w.since.Before(oldest.since)) {
+		v := p.view.Load()
+		if w := v.warm; w != nil && v.warmSet[0].lease != nil && (oldest == nil || w.since.Before(oldest.since)) {
 			page, oldest = p, w
 		}
 	}

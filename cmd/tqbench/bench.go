@@ -60,17 +60,23 @@ func (b *bencher) parts(ctx context.Context) error {
 	b.results.Machine.Load = loadAverage()
 	groups := []struct {
 		parts []string
+		peers []*peer
 		procs int
 		run   func(context.Context, []*server) error
 	}{
-		{[]string{"cpu", "matrix", "memory"}, 1, b.oneCPU},
-		{[]string{"cores", "latency", "reload"}, runtime.NumCPU(), b.allCPUs},
+		{[]string{"cpu", "matrix"}, b.peers, 1, b.oneCPU},
+		{[]string{"cores", "latency", "reload"}, mainPeers(b.peers), runtime.NumCPU(), b.allCPUs},
 	}
 	for _, g := range groups {
 		if !slices.ContainsFunc(g.parts, b.asked) {
 			continue
 		}
-		if err := b.withFleet(ctx, b.peers, g.procs, 1, g.run); err != nil {
+		if err := b.withFleet(ctx, g.peers, g.procs, 1, g.run); err != nil {
+			return err
+		}
+	}
+	if b.asked("memory") { // of processes that have done little before
+		if err := b.withFleet(ctx, mainPeers(b.peers), 1, 1, b.memory); err != nil {
 			return err
 		}
 	}
@@ -103,15 +109,11 @@ func (b *bencher) oneCPU(ctx context.Context, fleet []*server) (err error) {
 			b.results.Matrix = append(b.results.Matrix, c)
 		}
 	}
-	if b.asked("memory") {
-		return b.memory(ctx, mainServers(fleet))
-	}
 	return nil
 }
 
 // allCPUs has the parts where every proxy has all CPUs.
 func (b *bencher) allCPUs(ctx context.Context, fleet []*server) (err error) {
-	fleet = mainServers(fleet)
 	if b.asked("cores") || b.asked("latency") {
 		s := headline(b.p)
 		s.rounds, s.id = b.p.few, "get-1k-cores"
@@ -159,7 +161,7 @@ func (b *bencher) withFleet(ctx context.Context, peers []*peer, procs, routes in
 	for _, sv := range fleet {
 		warm := get(kib, 32)
 		warm.Length = b.p.round / 2
-		if _, _, err := measure(ctx, sv, warm); err != nil {
+		if _, _, _, err := measure(ctx, sv, warm); err != nil {
 			return fmt.Errorf("warm %s up: %w", sv.peer.name, err)
 		}
 	}

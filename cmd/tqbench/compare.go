@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -18,17 +19,18 @@ type comparison struct {
 
 // series is what one proxy did, round by round. A value of 0 is a round that measured nothing.
 type series struct {
-	Peer     string    `json:"peer"`
-	CPU      []float64 `json:"cpu_us_per_request"`
-	Rate     []float64 `json:"requests_per_second"`
-	P50      []float64 `json:"p50_us"`
-	P99      []float64 `json:"p99_us"`
-	P999     []float64 `json:"p999_us"`
-	Late     []float64 `json:"generator_p99_late_us,omitempty"`
-	Requests uint64    `json:"requests"`
-	Errors   uint64    `json:"errors"`
-	Retries  uint64    `json:"retries"`
-	First    string    `json:"first_error,omitempty"`
+	Peer     string               `json:"peer"`
+	CPU      []float64            `json:"cpu_us_per_request"`
+	Parts    map[string][]float64 `json:"cpu_us_per_request_by_process,omitempty"`
+	Rate     []float64            `json:"requests_per_second"`
+	P50      []float64            `json:"p50_us"`
+	P99      []float64            `json:"p99_us"`
+	P999     []float64            `json:"p999_us"`
+	Late     []float64            `json:"generator_p99_late_us,omitempty"`
+	Requests uint64               `json:"requests"`
+	Errors   uint64               `json:"errors"`
+	Retries  uint64               `json:"retries"`
+	First    string               `json:"first_error,omitempty"`
 }
 
 func (c *comparison) of(peer string) *series {
@@ -44,11 +46,7 @@ func (c *comparison) of(peer string) *series {
 
 func (s *series) add(t *tally, cpu time.Duration) {
 	h := t.histogram()
-	perRequest := 0.0
-	if t.Requests > 0 {
-		perRequest = micros(cpu) / float64(t.Requests)
-	}
-	s.CPU = append(s.CPU, perRequest)
+	s.CPU = append(s.CPU, each(cpu, t.Requests))
 	s.Rate = append(s.Rate, t.rate())
 	s.P50 = append(s.P50, micros(h.quantile(0.5)))
 	s.P99 = append(s.P99, micros(h.quantile(0.99)))
@@ -59,6 +57,31 @@ func (s *series) add(t *tally, cpu time.Duration) {
 	s.Requests, s.Errors, s.Retries = s.Requests+t.Requests, s.Errors+t.Errors, s.Retries+t.Retries
 	if s.First == "" {
 		s.First = t.First
+	}
+}
+
+// each is the time of one request, in microseconds.
+func each(spent time.Duration, requests uint64) float64 {
+	if requests == 0 {
+		return 0
+	}
+	return micros(spent) / float64(requests)
+}
+
+// split notes which process has used how much of a round's CPU time. Those without a name count together.
+func (s *series) split(spent usage, names map[int]string, requests uint64) {
+	if len(names) == 0 {
+		return
+	}
+	parts := map[string]time.Duration{}
+	for pid, cpu := range spent {
+		parts[cmp.Or(names[pid], "others")] += cpu
+	}
+	if s.Parts == nil {
+		s.Parts = map[string][]float64{}
+	}
+	for name, cpu := range parts {
+		s.Parts[name] = append(s.Parts[name], each(cpu, requests))
 	}
 }
 
@@ -83,7 +106,7 @@ func (b *bencher) compare(ctx context.Context, fleet []*server, s scenario, proc
 		b.progress("%s: round %d of %d", s.title, round+1, s.rounds)
 		for k := range fleet {
 			i := (k + round) % len(fleet)
-			t, cpu, err := measure(ctx, fleet[i], s.job)
+			t, spent, names, err := measure(ctx, fleet[i], s.job)
 			if ctx.Err() != nil {
 				return c, context.Cause(ctx)
 			}
@@ -92,7 +115,8 @@ func (b *bencher) compare(ctx context.Context, fleet []*server, s scenario, proc
 				b.problem("%s: %s: %v", s.title, fleet[i].peer.name, err)
 				continue
 			}
-			c.Series[i].add(t, cpu)
+			c.Series[i].add(t, spent.total())
+			c.Series[i].split(spent, names, t.Requests)
 		}
 	}
 	for _, s := range c.Series {
@@ -103,17 +127,19 @@ func (b *bencher) compare(ctx context.Context, fleet []*server, s scenario, proc
 	return c, nil
 }
 
-// measure gives what became of a job, and what CPU time the proxy used meanwhile.
-func measure(ctx context.Context, sv *server, j job) (*tally, time.Duration, error) {
+// measure gives what became of a job, and what CPU time each process of the proxy used meanwhile.
+func measure(ctx context.Context, sv *server, j job) (t *tally, spent usage, names map[int]string, err error) {
 	j.Addr = sv.addr
 	pids, err := sv.own()
+	if err == nil && sv.names != nil {
+		names, err = sv.names()
+	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("find the processes: %w", err)
+		return nil, nil, nil, fmt.Errorf("find the processes: %w", err)
 	}
 	before := readUsage(pids)
-	t, err := load(ctx, j)
-	if err != nil {
-		return nil, 0, err
+	if t, err = load(ctx, j); err != nil {
+		return nil, nil, nil, err
 	}
-	return t, readUsage(pids).since(before), nil
+	return t, readUsage(pids).since(before), names, nil
 }

@@ -11,7 +11,7 @@ import (
 
 // fixedRate is what all proxies did when requests came at the same rate.
 type fixedRate struct {
-	*comparison
+	comparison
 	Rate   float64  `json:"rate"`
 	Choice string   `json:"choice"` // of the rate
 	Left   []string `json:"left_out,omitempty"`
@@ -49,11 +49,12 @@ func (b *bencher) latency(ctx context.Context, fleet []*server) error {
 	return b.atRate(ctx, fleet, &fixedRate{Rate: round2(lowest / 2), Choice: "half of the lowest maximum, that of " + slowest}, "latency-all")
 }
 
-func (b *bencher) atRate(ctx context.Context, fleet []*server, f *fixedRate, id string) (err error) {
+func (b *bencher) atRate(ctx context.Context, fleet []*server, f *fixedRate, id string) error {
 	j := get(kib, 128)
 	j.Rate, j.Length = f.Rate, b.p.fixed
 	title := fmt.Sprintf("GET, 1 KiB, %.0f requests a second (%s)", f.Rate, f.Choice)
-	f.comparison, err = b.compare(ctx, fleet, scenario{id, title, j, b.p.few}, b.results.Cores.Procs)
+	c, err := b.compare(ctx, fleet, scenario{id, title, j, b.p.few}, b.results.Cores.Procs)
+	f.comparison = *c
 	b.results.Latency = append(b.results.Latency, f)
 	return err
 }

@@ -93,14 +93,14 @@ var (
 func parseOptions(args []string, help io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("tqbench", flag.ContinueOnError)
 	f.SetOutput(help)
-	f.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds: about 2 minutes, and less to be trusted")
+	f.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds: 2 to 3 minutes, and less to be trusted")
 	only := f.String("only", "", "comma-separated `parts` to run: "+strings.Join(allParts, ", ")+"; latency needs cores, and runs it")
 	peers := f.String("peers", strings.Join(allPeers, ","), "comma-separated `programs` to compare")
 	f.StringVar(&o.out, "out", "", "`directory` for results.md, results.json and the plots; default docs/benchmarks for a whole run, and none with -quick, -only or -peers")
 	f.BoolVar(&o.json, "json", false, "print the results as JSON instead of as tables")
 	noInstall := f.Bool("no-install", false, "do not build Caddy with `go install` where it is not in PATH")
-	f.DurationVar(&o.round, "round", 0, "`length` of a round; default 1.2s, 400ms with -quick")
-	f.IntVar(&o.rounds, "rounds", 0, "`number` of rounds of every comparison; default 3 to 7, 2 with -quick")
+	f.DurationVar(&o.round, "round", 0, "`length` of a round; default 1.2s, 300ms with -quick")
+	f.IntVar(&o.rounds, "rounds", 0, "`number` of rounds of every comparison; default 3 to 7, 1 to 3 with -quick")
 	f.IntVar(&o.routes, "routes", 100, "`number` of real pages, each with a worker of its own, that tqserver serves in the part routes")
 	f.IntVar(&o.idle, "idle", 10000, "`number` of idle connections in the part memory")
 	f.Usage = func() {
@@ -135,7 +135,7 @@ It builds tqserver and the worker that stands behind every proxy, uses the proxi
 are not, and writes tables and plots. Run it in tqserver's module, on a machine that has nothing else to do.
 
   go run ./cmd/tqbench                        everything, into docs/benchmarks: about 15 minutes
-  go run ./cmd/tqbench -quick                 everything in about 2 minutes, printed only
+  go run ./cmd/tqbench -quick                 everything in 2 to 3 minutes, printed only
   go run ./cmd/tqbench -only cpu -rounds 15   one part, more often
 
 Flags:

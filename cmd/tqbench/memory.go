@@ -16,15 +16,12 @@ type held struct {
 	memory
 }
 
-// settle is how long a proxy has to give back what it does not need while it is idle.
-const settle = 2 * time.Second
-
 // memory reads that of each proxy with no connection, with 512, and with many that have asked once and are idle.
 func (b *bencher) memory(ctx context.Context, fleet []*server) error {
 	for _, sv := range fleet {
 		for _, n := range []int{0, 512, b.p.idle} {
 			b.progress("memory of %s with %d idle connections", sv.peer.name, n)
-			h, err := hold(ctx, sv, n)
+			h, err := hold(ctx, sv, n, b.p.settle)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -38,7 +35,7 @@ func (b *bencher) memory(ctx context.Context, fleet []*server) error {
 	return nil
 }
 
-func hold(ctx context.Context, sv *server, n int) (*held, error) {
+func hold(ctx context.Context, sv *server, n int, settle time.Duration) (*held, error) {
 	h := &held{Peer: sv.peer.name, Wanted: n}
 	if n > 0 {
 		j := get(1, n)

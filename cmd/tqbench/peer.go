@@ -68,6 +68,7 @@ type server struct {
 	peer    *peer
 	addr    string
 	log     string                                            // file with a line for each request
+	names   func() (map[int]string, error)                    // of its processes, where they do different work
 	except  func() ([]int, error)                             // processes below it that are not its own: the workers
 	reloads map[string]func(ctx context.Context, i int) error // by name; each returns when the i-th reload is done
 }

@@ -16,19 +16,21 @@ type plan struct {
 	routes    []int // that a table may have
 	pages     []int // that tqserver may have
 	idle      int
+	settle    time.Duration // how long a proxy has to give back what it does not need while it is idle
 }
 
 func newPlan(o options) plan {
-	p := plan{round: 1200 * time.Millisecond, rounds: 7, few: 3, fixed: 3 * time.Second, segments: 5, perRound: 10, reloadFor: 5 * time.Second,
-		routes: []int{1, 100, 1000}, pages: []int{1, o.routes}, idle: o.idle}
+	p := plan{round: 1200 * time.Millisecond, rounds: 7, few: 3, fixed: 2500 * time.Millisecond, segments: 5, perRound: 10, reloadFor: 4 * time.Second,
+		routes: []int{1, 100, 1000}, pages: []int{1, o.routes}, idle: o.idle, settle: 2 * time.Second}
 	if o.quick {
-		p.round, p.rounds, p.few, p.fixed = 400*time.Millisecond, 3, 2, time.Second
-		p.segments, p.reloadFor = 1, 5*time.Second
+		p.round, p.rounds, p.few, p.fixed = 300*time.Millisecond, 3, 1, 800*time.Millisecond
+		p.segments, p.reloadFor = 1, 3*time.Second
 		p.routes, p.pages = []int{1, 1000}, []int{1, min(o.routes, 20)}
+		p.idle, p.settle = min(o.idle, 2000), 500*time.Millisecond
 	}
 	if o.round > 0 {
 		p.round, p.fixed = o.round, 2*o.round
-		p.reloadFor = min(p.reloadFor, 10*o.round)
+		p.reloadFor, p.settle = min(p.reloadFor, 10*o.round), min(p.settle, o.round)
 	}
 	if o.rounds > 0 {
 		p.rounds, p.few = o.rounds, o.rounds
@@ -45,19 +47,19 @@ func (p plan) estimate(o options, peers []*peer) (all time.Duration) {
 	rounds := func(peers, rounds int, length time.Duration) time.Duration {
 		return time.Duration(peers*rounds) * (length + overhead)
 	}
-	starts := time.Duration(n) * time.Second
+	starts := time.Duration(n) * time.Second / 2 // those of tqserver take longer, others hardly any time
 	each := map[string]time.Duration{
 		"cpu":     starts + rounds(n, p.rounds+1, p.round),
 		"cores":   starts + rounds(main, p.few+1, p.round),
 		"latency": rounds(2*main, p.few, p.fixed),
 		"routes":  rounds(main, len(p.routes)*(p.few+2), p.round) + time.Duration(len(p.routes)*main)*time.Second,
-		"memory":  time.Duration(main) * 8 * time.Second,
+		"memory":  starts + time.Duration(3*main)*p.settle + time.Duration(main*p.idle)*200*time.Microsecond,
 		"allocs":  time.Minute,
 	}
 	for _, s := range matrix(p) {
 		each["matrix"] += rounds(main, s.rounds, p.round)
 	}
-	for _, peer := range peers {
+	for _, peer := range reloadPeers(peers) {
 		each["reload"] += time.Duration(len(waysToReload(peer))*p.segments) * (2*p.reloadFor + 2*overhead)
 	}
 	for _, part := range o.only {

@@ -78,11 +78,19 @@ func readUsage(pids []int) usage {
 }
 
 // since is what was used after an earlier reading by the processes that are still there.
-func (u usage) since(before usage) (spent time.Duration) {
+func (u usage) since(before usage) usage {
+	spent := usage{}
 	for pid, cpu := range u {
-		spent += cpu - before[pid]
+		spent[pid] = cpu - before[pid]
 	}
 	return spent
+}
+
+func (u usage) total() (sum time.Duration) {
+	for _, cpu := range u {
+		sum += cpu
+	}
+	return sum
 }
 
 // memory is that of several processes, in KiB. What they share counts once in PSS and each time in RSS.

@@ -30,6 +30,14 @@ func waysToReload(p *peer) []string {
 	return nil
 }
 
+// reloadPeers leaves lane S out where there is a lane R, which stands for both: what a reload swaps is the same.
+func reloadPeers(all []*peer) []*peer {
+	lanes := slices.ContainsFunc(all, func(p *peer) bool { return p.name == laneR })
+	return slices.DeleteFunc(slices.Clone(all), func(p *peer) bool {
+		return len(waysToReload(p)) == 0 || lanes && p.name == laneS
+	})
+}
+
 // reload measures at one rate, a quarter of the lowest maximum or 2,000 requests a second, whatever is less.
 func (b *bencher) reload(ctx context.Context, fleet []*server) error {
 	rate := 2000.0
@@ -41,8 +49,8 @@ func (b *bencher) reload(ctx context.Context, fleet []*server) error {
 		}
 	}
 	for _, sv := range fleet {
-		if sv.peer.name == laneS && b.results.Lanes {
-			continue // lane R stands for both: what a reload swaps is the same
+		if !slices.Contains(reloadPeers(b.peers), sv.peer) {
+			continue
 		}
 		for _, way := range waysToReload(sv.peer) {
 			r := &reloading{Peer: sv.peer.name, Way: way, Rate: rate, Quiet: &series{Peer: sv.peer.name}, During: &series{Peer: sv.peer.name}}
@@ -64,8 +72,9 @@ func (b *bencher) reloadOne(ctx context.Context, sv *server, r *reloading) error
 			return err
 		}
 	}
-	for segment := range b.p.segments {
-		b.progress("%s, %s: segment %d of %d", sv.peer.name, r.Way, segment+1, b.p.segments)
+	wanted := b.p.segments * b.p.perRound
+	for segment := 0; r.Reloads < wanted && segment < 2*b.p.segments; segment++ {
+		b.progress("%s, %s: segment %d, %d of %d reloads done", sv.peer.name, r.Way, segment+1, r.Reloads, wanted)
 		order := []bool{false, true}
 		if segment%2 == 1 {
 			slices.Reverse(order)

@@ -81,6 +81,27 @@ func (r *results) writeHeadline(w *strings.Builder, files map[string]string) {
 		w.WriteString("\n![CPU time per request by proxy](cpu.svg)\n")
 	}
 	writeComparison(w, r.CPU)
+	r.writeParts(w)
+}
+
+// writeParts tells what tqserver's CPU time is spent for. Plugins that use next to nothing are one column.
+func (r *results) writeParts(w *strings.Builder) {
+	rows := [][]string{{"CPU µs/request", "kernel", "rotator (the log)", "other plugins"}}
+	for _, s := range r.CPU.Series {
+		if len(s.Parts) == 0 {
+			continue
+		}
+		others := 0.0
+		for name, values := range s.Parts {
+			if name != "kernel" && name != "rotator" {
+				others += median(values)
+			}
+		}
+		rows = append(rows, []string{ours(s.Peer), fine(median(s.Parts["kernel"])), fine(median(s.Parts["rotator"])), fine(others)})
+	}
+	if len(rows) > 1 {
+		table(w, rows)
+	}
 }
 
 func (r *results) writeMatrix(w *strings.Builder) {
@@ -199,7 +220,7 @@ func (r *results) writeMemory(w *strings.Builder) {
 		if m.Connections == 0 {
 			none[m.Peer] = m.PSS
 		} else if base, ok := none[m.Peer]; ok {
-			each = fmt.Sprintf("%.1f KiB", float64(m.PSS-base)/float64(m.Connections))
+			each = fmt.Sprintf("%.1f KiB", max(0, float64(m.PSS-base))/float64(m.Connections))
 		}
 		rows = append(rows, []string{ours(m.Peer), fmt.Sprint(m.Connections), inMiB(m.PSS), inMiB(m.RSS), each})
 	}
@@ -216,10 +237,10 @@ func (r *results) writeAllocs(w *strings.Builder) {
 	rows := [][]string{{"benchmark", "way", "CPU µs", "allocations", "bytes"}}
 	for _, g := range r.Allocs {
 		for _, way := range slices.Sorted(slices.Values(g.ways())) {
-			rows = append(rows, []string{g.Name, way, fine(g.Values[way+"-us/req"]), fine(g.Values[way+"-allocs/req"]), whole(g.Values[way+"-B/req"])})
+			rows = append(rows, []string{g.Name, way, fine(g.Values[way+"-us/req"]), perRequest(g.Values[way+"-allocs/req"]), perRequest(g.Values[way+"-B/req"])})
 		}
 		if ns, ok := g.Values["ns/op"]; ok && len(g.ways()) == 0 {
-			rows = append(rows, []string{g.Name, "", fmt.Sprintf("%.3f", ns/1000), fine(g.Values["allocs/op"]), whole(g.Values["B/op"])})
+			rows = append(rows, []string{g.Name, "", fmt.Sprintf("%.3f", ns/1000), perRequest(g.Values["allocs/op"]), perRequest(g.Values["B/op"])})
 		}
 	}
 	table(w, rows)

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"debug/buildinfo"
 	"os"
 	"runtime"
 	"strings"
@@ -79,21 +81,34 @@ func (r *results) describe(ctx context.Context, module string) {
 	r.Machine.Revision = strings.TrimSpace(out)
 }
 
-// version notes that of a peer: the first line that tells it.
+// version notes that of a peer.
 func (r *results) version(ctx context.Context, name, path string) {
 	flag := map[string]string{"nginx": "-v", "haproxy": "-v", "caddy": "version"}[name]
 	out, err := run(ctx, time.Minute, command{argv: []string{path, flag}})
 	if err != nil {
-		out = "unknown"
+		out = ""
 	}
-	first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
-	for _, word := range strings.Fields(first) {
-		if number := strings.TrimLeft(word[strings.LastIndexByte(word, '/')+1:], "v"); number != "" && number[0] >= '0' && number[0] <= '9' {
-			first = number
-			break
+	r.Machine.Versions[name] = cmp.Or(versionIn(out), moduleVersion(path), "of an unknown version")
+}
+
+// versionIn finds the first number in what a program prints of itself.
+func versionIn(out string) string {
+	for _, word := range strings.Fields(out) {
+		number := strings.TrimPrefix(word[strings.LastIndexByte(word, '/')+1:], "v")
+		if number != "" && number[0] >= '0' && number[0] <= '9' {
+			return number
 		}
 	}
-	r.Machine.Versions[name] = first
+	return ""
+}
+
+// moduleVersion is what the go command has noted in a program that it built.
+func moduleVersion(path string) string {
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(info.Main.Version, "v")
 }
 
 // loadAverage is that of the last minute.

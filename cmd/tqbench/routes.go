@@ -10,7 +10,7 @@ import (
 
 // routed is a comparison with a number of routes.
 type routed struct {
-	*comparison
+	comparison
 	Routes int `json:"routes"`
 }
 
@@ -31,7 +31,7 @@ func (b *bencher) routes(ctx context.Context) error {
 			}
 			s := scenario{fmt.Sprintf("routes-%d", n), fmt.Sprintf("GET, 1 KiB, 32 connections kept open, %d routes", n), j, b.p.few + 1}
 			c, err := b.compare(ctx, fleet, s, 1)
-			b.results.Routes = append(b.results.Routes, routed{c, n})
+			b.results.Routes = append(b.results.Routes, routed{*c, n})
 			return err
 		})
 		if err != nil {

@@ -58,13 +58,14 @@ func barChart(title, note string, legend []string, bars []bar) string {
 		top = max(top, b.value, b.high)
 	}
 	step := niceStep(top)
-	scale := (svgWidth - svgLabel - svgValue) / (math.Ceil(top/step) * step)
+	end := max(math.Ceil(top/step), 1) * step
+	scale := (svgWidth - svgLabel - svgValue) / end
 
 	var w strings.Builder
 	fmt.Fprintf(&w, svgPattern, svgWidth, height, svgWidth, height, escaped(title))
 	fmt.Fprintf(&w, "<text class=\"title\" x=\"8\" y=\"20\">%s</text>\n<text class=\"note\" x=\"8\" y=\"38\">%s</text>\n", escaped(title), escaped(note))
 	drawLegend(&w, legend)
-	for v := 0.0; v <= math.Ceil(top/step)*step+step/2; v += step {
+	for v := 0.0; v <= end+step/2; v += step {
 		x := svgLabel + v*scale
 		fmt.Fprintf(&w, "<line class=\"grid\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>\n", x, svgTop-6, x, height-svgBottom+2)
 		fmt.Fprintf(&w, "<text class=\"axis\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", x, height-svgBottom+18, short(v))

@@ -80,6 +80,7 @@ func startTqserver(ctx context.Context, p *peer, s setup, t tqserver) (*server, 
 		return nil, err
 	}
 	sv.except = func() ([]int, error) { return workersOf(ctx, s.dir) }
+	sv.names = func() (map[int]string, error) { return stagesOf(ctx, s.dir) }
 	sv.reloads = map[string]func(context.Context, int) error{
 		"save":     func(ctx context.Context, i int) error { return savePage(ctx, sv.child, s, i) },
 		"rollback": func(ctx context.Context, _ int) error { return rollback(ctx, s) },
@@ -159,6 +160,18 @@ func workersOf(ctx context.Context, dir string) (pids []int, err error) {
 		}
 	}
 	return pids, err
+}
+
+// stagesOf names the kernel and the plugins by their processes.
+func stagesOf(ctx context.Context, dir string) (map[int]string, error) {
+	st, err := status(ctx, dir)
+	names := map[int]string{st.PID: "kernel"}
+	for _, stage := range st.Stages {
+		if stage.PID != 0 {
+			names[stage.PID] = stage.Stage
+		}
+	}
+	return names, err
 }
 
 // savePage changes the source of the page, and waits until what was built of it is live.

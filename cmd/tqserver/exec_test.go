@@ -126,6 +126,10 @@ func TestNodeSample(t *testing.T) {
 	}
 	s.write("pages/node/server.mjs", strings.Replace(files["pages/node/server.mjs"], "Hello from Node.js.", "Hello from the test.", 1))
 	s.awaitBodyHas("/node", "<h1>Hello from the test.</h1>")
+	s.configure("", onSockets, "")
+	s.applyConfig()
+	s.awaitEndpoint("node", true)
+	s.awaitBodyHas("/node", "<h1>Hello from the test.</h1>")
 }
 
 // TestExecFaults breaks a page.yaml in every way: the old release serves on, and the place of the fault is shown.

@@ -124,8 +124,9 @@ func TestOneOfSeveralKilled(t *testing.T) {
 	}
 }
 
-// TestReloadChangesTheNumber: workers that stay are not replaced.
-func TestReloadChangesTheNumber(t *testing.T) {
+// TestNumberOfWorkers: a reload changes it, and so does the load; workers that stay are not replaced. That there are
+// fewer when there is little to do is tested where no minute has to pass.
+func TestNumberOfWorkers(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
 	s.configure("", "default: {instances: 3}", "")
 	s.start()
@@ -143,20 +144,16 @@ func TestReloadChangesTheNumber(t *testing.T) {
 		t.Errorf("status does not show both workers: %v, %s\n%s", err, errs, out)
 	}
 	l.mustHold()
-}
 
-// TestWorkersFollowTheLoad: there are more while there is much to do. That there are fewer when there is little is
-// tested where no minute has to pass.
-func TestWorkersFollowTheLoad(t *testing.T) {
-	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
-	s.configure("", "default: {instances: 1-3}", "")
-	s.start()
-	s.awaitServing("index", 1)
+	s.reinstance("1-3") // two are as good as one: what serves stays
+	if now := s.awaitServing("index", 2); len(common(two, now)) != 2 {
+		t.Errorf("workers were replaced: %v, then %v", two, now)
+	}
 	var busy []client
 	for range 20 {
 		busy = append(busy, client{name: "busy", path: "/?ms=400"})
 	}
-	l := s.startLoad(busy, nil)
+	l = s.startLoad(busy, nil)
 	s.awaitServing("index", 3)
 	s.reinstance("1-2")
 	s.awaitServing("index", 2)

@@ -11,10 +11,12 @@ import (
 	"github.com/tqserver/tqserver/config"
 )
 
-// lane is a way through the kernel that must keep every promise: the server's YAML, and that of the workers' default.
+// lane is a way through the kernel that must keep every promise, and the YAML that it takes.
 type lane struct {
-	name           string
-	server, worker string
+	name    string
+	server  string
+	workers string
+	page    string // of workers.default
 }
 
 // lanes are those that the configuration knows. A key of it is found by its name.
@@ -26,12 +28,30 @@ func lanes() []lane {
 }
 
 // hasKey reports whether the configuration that is shipped has a key of this name.
-func hasKey(name string) bool { return bytes.Contains(config.DefaultYAML, []byte("\n  "+name+":")) }
+func hasKey(name string) bool { return bytes.Contains(config.DefaultYAML, []byte("\n  "+name+": ")) }
+
+// waysToWorkers are the lanes, and other ways in which a page can have its workers, on the last of the lanes.
+func waysToWorkers() []lane {
+	all := lanes()
+	last := all[len(all)-1]
+	if hasKey("  instances") {
+		all = append(all, lane{name: "two workers", server: last.server, page: "instances: 2"})
+	}
+	if hasKey("endpoint") {
+		all = append(all, lane{name: "unix sockets", server: last.server, workers: "endpoint: unix\n"})
+	}
+	return all
+}
 
 // eachLane runs a test once in each lane.
 func eachLane(t *testing.T, run func(t *testing.T, l lane)) {
 	t.Helper()
-	for _, l := range lanes() {
+	eachOf(t, lanes(), run)
+}
+
+func eachOf(t *testing.T, ways []lane, run func(t *testing.T, l lane)) {
+	t.Helper()
+	for _, l := range ways {
 		t.Run(l.name, func(t *testing.T) { run(t, l) })
 	}
 }

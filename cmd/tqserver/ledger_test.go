@@ -23,14 +23,15 @@ import (
 // saved and rolled back, and every POST must succeed; in the second half workers are killed as well.
 // TQSERVER_LEDGER says how many requests there are.
 func TestLedger(t *testing.T) {
-	n := amount(t, "TQSERVER_LEDGER", 3000) / len(lanes())
-	eachLane(t, func(t *testing.T, l lane) {
+	ways := waysToWorkers()
+	n := amount(t, "TQSERVER_LEDGER", 3000) / len(ways)
+	eachOf(t, ways, func(t *testing.T, l lane) {
 		b := newBooks(t, l)
-		quiet := b.post(n/2, b.change, 4)
+		quiet := b.post(n/2, b.change, 3)
 		if quiet.failed > 0 {
 			t.Errorf("%d POSTs failed although no worker was killed, the last with %+v", quiet.failed, *b.failure.Load())
 		}
-		rough := b.post(n-n/2, b.changeAndKill, 8)
+		rough := b.post(n-n/2, b.changeAndKill, 6)
 		b.stop()
 		b.audit()
 		t.Logf("%d POSTs through %d changes, then %d through %d changes and kills: %d of these failed, %d of which had been executed",
@@ -63,7 +64,7 @@ func newBooks(t *testing.T, l lane) *books {
 	t.Helper()
 	b := &books{site: newSite(t, map[string]string{"pages/index/main.go": ledgerPage, "pages/index/version.go": ownVersion(0)}), told: map[int64]outcome{}}
 	b.ledger = filepath.Join(b.dir, "ledger")
-	b.configure("log_level: error\n"+l.server, fmt.Sprintf("probation_ms: 0\ndefault: {env: {LEDGER: %q}}", b.ledger), "")
+	b.configure("log_level: error\n"+l.server, fmt.Sprintf("%sprobation_ms: 0\ndefault:\n  env: {LEDGER: %q}\n  %s", l.workers, b.ledger, l.page), "")
 	b.start()
 	b.awaitBody("/", "0")
 	return b
@@ -108,7 +109,7 @@ func (b *books) post(n int, event func(i int), events int) (t tally) {
 // change saves the page, or takes it back to the release before.
 func (b *books) change(i int) {
 	b.t.Helper()
-	if i%4 == 3 {
+	if i%3 == 2 {
 		if _, stderr, err := b.run("rollback", "index"); err != nil {
 			b.t.Fatalf("rollback: %v: %s", err, stderr)
 		}

@@ -177,7 +177,7 @@ func (c *crawl) note(k slowKind, got string) {
 	end := ""
 	if status, rest, ok := strings.Cut(got, "\r\n"); ok || got != "" {
 		end = status
-		if _, named, ok := strings.Cut(rest, "\r\nX-Tq-Error: "); ok {
+		if _, named, ok := strings.Cut("\r\n"+strings.ToLower(rest), "\r\nx-tq-error: "); ok {
 			named, _, _ = strings.Cut(named, "\r\n")
 			end += " " + named
 		}

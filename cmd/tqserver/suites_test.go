@@ -33,7 +33,8 @@ type suite struct {
 var (
 	quickSuites = []suite{{packages: []string{"net/http/httputil", "net/http/cookiejar", "net/rpc", "compress/gzip"}}}
 	otherSuites = []suite{
-		{packages: []string{"net/http", "net/http/httptest", "net/http/pprof", "net/http/cgi", "encoding/json", "expvar"}},
+		{packages: []string{"net/http"}},
+		{packages: []string{"net/http/httptest", "net/http/pprof", "net/http/cgi", "encoding/json", "expvar"}},
 		{module: "github.com/go-chi/chi/v5@v5.5.0", packages: []string{"./..."}},
 		{module: "github.com/gorilla/websocket@v1.5.3", packages: []string{"./..."}},
 		{module: "github.com/coder/websocket@v1.8.15", packages: []string{"."}},
@@ -144,7 +145,7 @@ func (s suite) run(t *testing.T, dir, overlay, skip, fronts string) map[string]r
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	args := append([]string{"test", "-json", "-short", "-count=1", "-timeout=5m", "-overlay=" + overlay, "-skip=" + skip}, s.packages...)
+	args := append([]string{"test", "-json", "-short", "-count=1", "-timeout=3m", "-overlay=" + overlay, "-skip=" + skip}, s.packages...)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TQ_FRONTS="+fronts)
@@ -161,6 +162,9 @@ func (s suite) run(t *testing.T, dir, overlay, skip, fronts string) map[string]r
 		var e struct{ Action, Package, Test, Output string }
 		if err := in.Decode(&e); err != nil {
 			return results
+		}
+		if strings.HasPrefix(e.Output, "panic: ") || strings.HasPrefix(e.Output, "fatal error: ") || strings.Contains(e.Output, "[recovered") {
+			t.Logf("%s ends in %s: %s", e.Package, e.Test, e.Output)
 		}
 		if e.Test == "" {
 			continue

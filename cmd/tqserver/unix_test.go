@@ -33,6 +33,14 @@ func (s *site) awaitEndpoint(page string, socket bool) (found control.Worker) {
 	return found
 }
 
+// applyConfig has the server read its configuration again, which must be good.
+func (s *site) applyConfig() {
+	s.t.Helper()
+	if _, stderr, err := s.run("reload"); err != nil {
+		s.t.Fatalf("reload: %v\n%s", err, stderr)
+	}
+}
+
 // sockets are the paths in the directory of a worker's socket.
 func sockets(t *testing.T, w control.Worker) []string {
 	t.Helper()
@@ -116,9 +124,7 @@ func TestEndpointChangesUnderLoad(t *testing.T) {
 	var last control.Worker
 	for round, yaml := range []string{onSockets, "", onSockets} {
 		s.configure("", yaml, "")
-		if _, stderr, err := s.run("reload"); err != nil {
-			t.Fatalf("reload: %v\n%s", err, stderr)
-		}
+		s.applyConfig()
 		s.await("requests to it", func() error {
 			if last = s.awaitEndpoint("index", yaml != ""); last.Requests < 100 {
 				return fmt.Errorf("%d so far", last.Requests)
@@ -183,13 +189,21 @@ func TestWorkerOnSocketIsRestarted(t *testing.T) {
 	}
 }
 
-// TestPageWithoutTheSDKOnASocket: a page that knows only TQ_PORT is refused with a word about what to do, however it
-// takes it that there is none; one that knows TQ_SOCKET is served.
+// TestPageWithoutTheSDKOnASocket: a page that knows only TQ_PORT gets no socket, with a word about what to do, however it
+// takes it that there is no port, and its old worker serves on; one that knows TQ_SOCKET is moved there.
 func TestPageWithoutTheSDKOnASocket(t *testing.T) {
-	ends := strings.Replace(plainPage("x"), "func main() {", "func main() {\n\tif os.Getenv(\"TQ_PORT\") == \"\" {\n\t\tlog.Fatal(\"no port\")\n\t}", 1)
+	ends := strings.Replace(plainPage("ends"), "func main() {", "func main() {\n\tif os.Getenv(\"TQ_PORT\") == \"\" {\n\t\tlog.Fatal(\"no port\")\n\t}", 1)
 	s := newSite(t, map[string]string{"pages/deaf/main.go": plainPage("deaf"), "pages/ends/main.go": ends, "pages/own/main.go": ownSocketPage})
-	s.configure("", "ready_timeout_ms: 2000\n"+onSockets, "")
 	s.start()
+	served := func() {
+		for _, name := range []string{"deaf", "ends", "own"} {
+			s.awaitBody("/"+name, name)
+		}
+	}
+	served()
+	s.configure("", "ready_timeout_ms: 2000\n"+onSockets, "")
+	s.applyConfig()
+	s.awaitEndpoint("own", true)
 	for _, name := range []string{"deaf", "ends"} {
 		s.await("word about "+name, func() error {
 			text := s.page(name).Error
@@ -201,13 +215,18 @@ func TestPageWithoutTheSDKOnASocket(t *testing.T) {
 			return nil
 		})
 	}
-	s.awaitBody("/own", "own")
+	served()
 	s.configure("", "paths: {/own: {endpoint: unix}}", "")
-	if _, stderr, err := s.run("reload"); err != nil {
-		t.Fatalf("reload: %v\n%s", err, stderr)
-	}
-	s.awaitBody("/deaf", "deaf")
-	s.awaitBody("/own", "own")
+	s.applyConfig()
+	s.await("the pages to be well", func() error {
+		for _, p := range s.status().Pages {
+			if p.Error != "" || p.State != "serving" {
+				return fmt.Errorf("%s is %s: %s", p.Name, p.State, p.Error)
+			}
+		}
+		return nil
+	})
+	served()
 }
 
 // ownSocketPage uses no SDK.
@@ -222,7 +241,11 @@ import (
 )
 
 func main() {
-	lis, err := net.Listen("unix", os.Getenv("TQ_SOCKET"))
+	network, addr := "tcp", "127.0.0.1:"+os.Getenv("TQ_PORT")
+	if path, ok := os.LookupEnv("TQ_SOCKET"); ok {
+		network, addr = "unix", path
+	}
+	lis, err := net.Listen(network, addr)
 	if err != nil {
 		log.Fatal(err)
 	}

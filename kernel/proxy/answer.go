@@ -184,7 +184,7 @@ func (a *answer) frame() error {
 			}
 			a.length, a.digits = n, f.value
 		case "Transfer-Encoding":
-			if codings++; codings > 1 || !strings.EqualFold(f.value, "chunked") {
+			if codings++; codings > 1 || !isWord(f.value, "chunked") {
 				return fmt.Errorf("%w: Transfer-Encoding %.40q", errFraming, f.value)
 			}
 			a.chunked = true

@@ -94,7 +94,11 @@ func TestEjectionsGrowInARow(t *testing.T) {
 		b.Set(two...)
 		bad := two[0]
 		for n := 1; n <= 12; n++ {
-			failTimes(bad, 5)
+			failTimes(bad, 4)
+			if !bad.EjectedUntil().IsZero() {
+				t.Fatal("ejected too early, when it was back")
+			}
+			failTimes(bad, 1)
 			want := min(time.Duration(n)*30*time.Second, 5*time.Minute)
 			if got := time.Until(bad.EjectedUntil()); got != want {
 				t.Fatalf("the ejection of number %d takes %v, want %v", n, got, want)
@@ -175,6 +179,35 @@ func TestEndOfAnEjectionLetsTheLineIn(t *testing.T) {
 		if l.serving[second] != bad {
 			t.Error("was not served when it was back")
 		}
+		l.leaveAll()
+	})
+}
+
+// TestLastResortHasALineOfItsOwn: the first in line does not take who is
+// ejected; the second has found the only other one unreachable.
+func TestLastResortHasALineOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBackend("p", queue(10*time.Second, 10))
+		bad, deaf := limited(1), limited(1)
+		b.Set(bad, deaf)
+		l := newLine(t, b)
+		l.arrive()
+		l.arrive()
+		failTimes(bad, 5)
+		first := l.arrive()
+		second := l.arriveAvoiding(deaf)
+		if b.Queued() != 2 {
+			t.Fatalf("%d queued", b.Queued())
+		}
+		for n, e := range l.serving {
+			if e == bad {
+				l.leave(n)
+			}
+		}
+		if l.serving[second] != bad || l.serving[first] != nil {
+			t.Errorf("the second has %v, the first %v", l.serving[second], l.serving[first])
+		}
+		l.sleep(10 * time.Second)
 		l.leaveAll()
 	})
 }

@@ -42,8 +42,9 @@ type EndpointOptions struct {
 	IdleTimeout time.Duration
 
 	// MaxInFlight is how many requests, streams and upgraded connections the
-	// worker is given at a time; others wait, see BackendOptions.Queue. 0: no
-	// limit. [Endpoint.SetMaxInFlight] changes it.
+	// worker is given at a time; others wait, see BackendOptions.Queue. One
+	// whose client has left counts no more, though the worker may not have
+	// noticed yet. 0: no limit. [Endpoint.SetMaxInFlight] changes it.
 	MaxInFlight int
 
 	// MaxRequests is how many requests may be given to the worker before

@@ -170,10 +170,10 @@ func (x *exchange) diagnose(err error) *fault {
 	if x.side.context().Err() != nil {
 		bodyErr = x.body.lastFailure()
 	}
-	if bad, ok := errors.AsType[*refusal](bodyErr); ok {
-		return &fault{bad.status, kindBadRequest, bad}
-	}
 	if bodyErr != nil {
+		if bad := refusedIn(x.side.context()); bad != nil {
+			return &fault{bad.status, kindBadRequest, bad}
+		}
 		if isTimeout(bodyErr) {
 			return &fault{http.StatusRequestTimeout, kindReadTimeout, late(bodyErr, "the client sent nothing more of its request", x.limits.Read)}
 		}

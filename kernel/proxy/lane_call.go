@@ -80,6 +80,7 @@ func (k *call) serve(c *laneConn) next {
 		if sound := k.answer(); !sound {
 			return nextClose
 		}
+		c.served = true
 		if k.closing {
 			return nextLast
 		}

@@ -30,7 +30,8 @@ type laneConn struct {
 	peer netip.Addr
 	from string // peer, in words
 
-	state atomic.Int32
+	state  atomic.Int32
+	served bool // a request was answered
 
 	look  func(fd uintptr) bool // peek and glance, made once so that a use allocates nothing
 	check func(fd uintptr)
@@ -155,7 +156,11 @@ func (c *laneConn) cut() {
 // handOver gives the connection away with what was read of it.
 func (c *laneConn) handOver(why reason, rest []byte) {
 	_ = c.tcp.SetDeadline(time.Time{})
-	c.lane.handOver(why, c.tcp, rest)
+	var conn net.Conn = c.tcp
+	if c.served {
+		conn = servedConn{c.tcp}
+	}
+	c.lane.handOver(why, conn, rest)
 }
 
 // end closes the connection after the client had the time to read the answer.

@@ -140,6 +140,7 @@ func (p *Proxy) Server(addr string, t func() (readHeader, idle time.Duration)) *
 		Protocols:         &protocols,
 		Addr:              addr,
 		Handler:           p,
+		ConnContext:       withStrict,
 		ReadHeaderTimeout: readHeader,
 		IdleTimeout:       idle,
 		MaxHeaderBytes:    maxHeaderBytes,

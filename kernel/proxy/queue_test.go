@@ -41,6 +41,7 @@ type line struct {
 func newLine(t *testing.T, b *Backend) *line {
 	l := &line{t: t, b: b, serving: make(map[int]*Endpoint), failed: make(map[int]error), cancel: make(map[int]context.CancelFunc)}
 	l.mu.Lock()
+	t.Cleanup(l.mu.Unlock) // who waits leaves with t's context
 	return l
 }
 
@@ -54,7 +55,10 @@ func (l *line) sleep(d time.Duration) {
 
 // arrive returns the number of a new request, once it has got an endpoint, an
 // error or a place in the line.
-func (l *line) arrive() int {
+func (l *line) arrive() int { return l.arriveAvoiding() }
+
+// arriveAvoiding is arrive for a request that could not reach some endpoints.
+func (l *line) arriveAvoiding(avoid ...*Endpoint) int {
 	n := l.turns
 	l.turns++
 	ctx, cancel := context.WithCancel(l.t.Context())
@@ -62,6 +66,9 @@ func (l *line) arrive() int {
 	l.waiting = append(l.waiting, n)
 	go func() {
 		turn := turn{backend: l.b}
+		if avoid != nil {
+			turn.seen, turn.avoid = l.b.set.Load(), avoid
+		}
 		e, err := turn.next(ctx)
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -235,19 +242,7 @@ func TestWhoAvoidsAWorkerQueuesForTheOthers(t *testing.T) {
 		l.arrive()
 		b.Set(deaf, busy)
 		deaf.occupy()
-		got := make(chan *Endpoint)
-		go func() {
-			turn := turn{backend: b}
-			turn.look(b.set.Load())
-			turn.unreachable(deaf, &dialError{io.EOF})
-			e, err := turn.next(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			got <- e
-		}()
-		l.sleep(0)
-		second := l.arrive()
+		first, second := l.arriveAvoiding(deaf), l.arrive()
 		if b.Queued() != 2 {
 			t.Fatalf("%d queued", b.Queued())
 		}
@@ -257,11 +252,65 @@ func TestWhoAvoidsAWorkerQueuesForTheOthers(t *testing.T) {
 			t.Errorf("the second has got %v; %d queued", l.serving[second], b.Queued())
 		}
 		l.leave(0)
-		if e := <-got; e != busy {
-			t.Error("got the one to avoid")
+		if l.serving[first] != busy || b.Queued() != 0 {
+			t.Errorf("the first has got %v; %d queued", l.serving[first], b.Queued())
 		}
-		busy.leave()
+		third := l.arriveAvoiding(deaf)
+		l.leave(second)
+		b.Set(deaf) // it may be well by now
+		l.sleep(0)
+		if l.serving[third] != deaf {
+			t.Errorf("after a swap the third has got %v", l.serving[third])
+		}
 		l.leaveAll()
+	})
+}
+
+// TestPlaceFreedBetweenChoosingAndWaiting: nobody else leaves after it.
+func TestPlaceFreedBetweenChoosingAndWaiting(t *testing.T) {
+	b := NewBackend("p", queue(time.Minute, 0))
+	e := limited(1)
+	b.Set(e)
+	e.enter()
+	turn := turn{backend: b}
+	if turn.pick() != nil {
+		t.Fatal("picked what is full")
+	}
+	e.leave()
+	w, _, err := turn.join()
+	if err != nil || w.place != nil || len(w.ready) != 1 || b.Queued() != 0 {
+		t.Fatalf("waits, or %v", err)
+	}
+	if h := <-w.ready; h.endpoint != e {
+		t.Error("got another one")
+	}
+	e.leave()
+}
+
+// TestNobodyJumpsTheLine between a place's being left and handed on.
+func TestNobodyJumpsTheLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBackend("p", queue(time.Minute, 10))
+		e := limited(1)
+		b.Set(e)
+		l := newLine(t, b)
+		l.arrive()
+		first := l.arrive()
+		e.inFlight.Add(-1) // half of leave
+		turn := turn{backend: b}
+		if turn.pick() != nil {
+			t.Fatal("was served before who came first")
+		}
+		second := l.arrive() // sees what there is, and sees to it
+		if l.serving[first] != e || l.serving[second] != nil {
+			t.Errorf("the first has got %v, the second %v", l.serving[first], l.serving[second])
+		}
+		delete(l.serving, 0)
+		b.went()
+		l.leaveAll()
+		if b.load.Load() != 0 {
+			t.Errorf("load %d", b.load.Load())
+		}
 	})
 }
 
@@ -430,9 +479,9 @@ func swapLimited(t *testing.T, b *Backend, stop <-chan struct{}) {
 		next := []*Endpoint{limited(1), limited(2)}
 		b.Set(next...)
 		for _, e := range old {
-			must(t, e.Drain(t.Context()))
-			if e.InFlight() != 0 {
-				t.Error("a request came after Set")
+			if err := drain(t, e); err != nil || e.InFlight() != 0 {
+				t.Errorf("%d in flight, %v", e.InFlight(), err)
+				return
 			}
 		}
 		select {
@@ -442,6 +491,12 @@ func swapLimited(t *testing.T, b *Backend, stop <-chan struct{}) {
 		}
 		old = next
 	}
+}
+
+func drain(t *testing.T, e *Endpoint) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	return e.Drain(ctx)
 }
 
 // TestOverloadIsAnswered through all of the proxy.
@@ -467,7 +522,6 @@ func TestOverloadIsAnswered(t *testing.T) {
 	if res.StatusCode != 503 || res.Header.Get("X-TQ-Error") != "queue_full" || res.Header.Get("Retry-After") == "" {
 		t.Errorf("got %s %v", res.Status, res.Header)
 	}
-	s.backend.o.Queue = nil // is not read again: the second waits
 	close(release)
 	if a, b := <-status, <-status; a != 200 || b != 200 {
 		t.Errorf("got %d and %d", a, b)

@@ -81,6 +81,14 @@ func TestLostRequestComesBackToTheOnlyOneThatWorks(t *testing.T) {
 	}
 }
 
+// overdraw leaves the budget without a retry for a minute and more.
+func overdraw(b *Backend) {
+	b.budget.spend(0, time.Now())
+	b.budget.mu.Lock()
+	defer b.budget.mu.Unlock()
+	b.budget.tokens = -1_000
+}
+
 // TestSpentBudgetEndsARequestAtOnce with what has become of its only try.
 func TestSpentBudgetEndsARequestAtOnce(t *testing.T) {
 	for _, workers := range []int{1, 2} {
@@ -99,8 +107,7 @@ func TestSpentBudgetEndsARequestAtOnce(t *testing.T) {
 			other.spell.Store(nil)
 			set = append(set, other)
 		}
-		for s.backend.budget.spend(0, time.Now()) {
-		}
+		overdraw(s.backend)
 		res, _ := s.get("/")
 		if res.StatusCode != 502 || res.Header.Get("X-TQ-Error") != "worker_closed" || lost.Load() != 1 {
 			t.Errorf("%d workers: %s %v; lost %d times", len(set), res.Status, res.Header, lost.Load())
@@ -146,8 +153,7 @@ func TestBudgetEndsRetries(t *testing.T) {
 // TestWaitForAnotherSetIsNoRetry: no worker gets more for it.
 func TestWaitForAnotherSetIsNoRetry(t *testing.T) {
 	b := NewBackend("p", BackendOptions{})
-	for b.budget.spend(0, time.Now()) {
-	}
+	overdraw(b)
 	dead, next := NewEndpoint(EndpointOptions{}), NewEndpoint(EndpointOptions{})
 	b.Set(dead)
 	turn := turn{backend: b}

@@ -53,12 +53,21 @@ func requestEnd(b []byte, from int) (end, next int, err error) {
 			return 0, 0, &refusals[badLineEnd]
 		case n == 1:
 			return from + 2, from + 2, nil
+		case from == 0 && !endsLikeHTTP(b[:n-1]):
+			return 0, 0, &refusals[badRequestLine]
 		}
 		if from += n + 1; from >= maxRequestHead {
 			return 0, 0, &refusals[longHead]
 		}
 	}
 	return 0, from, nil
+}
+
+// endsLikeHTTP tells the line of a request from what other protocols say, and
+// then do not say more.
+func endsLikeHTTP(line []byte) bool {
+	const end = " HTTP/1.1"
+	return len(line) >= len(end) && string(line[len(line)-len(end):len(line)-len("1.1")]) == end[:len(" HTTP/")]
 }
 
 func tooLong(from int) *refusal {
@@ -159,7 +168,7 @@ func (r *request) note(f field) *refusal {
 	case "Content-Length":
 		return r.noteLength(f.value)
 	case "Transfer-Encoding":
-		if r.chunked || !strings.EqualFold(f.value, "chunked") {
+		if r.chunked || !isWord(f.value, "chunked") {
 			return &refusals[badCoding]
 		}
 		r.chunked = true

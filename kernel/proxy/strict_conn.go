@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -38,12 +40,19 @@ const (
 // everything else is safe for concurrent use.
 func Strict(c net.Conn, early []byte) net.Conn {
 	s := &strictConn{Conn: c, fresh: true}
+	if served, ok := c.(servedConn); ok {
+		s.Conn, s.fresh = served.TCPConn, false
+	}
 	if len(early) > 0 {
 		s.hold(early)
 		s.advance()
 	}
 	return s
 }
+
+// servedConn is a connection over which requests came already: what comes next
+// is HTTP/1, too, whatever it looks like.
+type servedConn struct{ *net.TCPConn }
 
 type strictConn struct {
 	net.Conn
@@ -57,7 +66,8 @@ type strictConn struct {
 	failed error // what Read returns once all of buf was read
 
 	offer   atomic.Int32 // to upgrade
-	refused atomic.Bool
+	refused atomic.Pointer[refusal]
+	lingers atomic.Bool // when it is closed
 }
 
 type strictState uint8
@@ -247,7 +257,25 @@ func (c *strictConn) refuse(err error) {
 		c.buf, c.failed = c.buf[:c.ok], err
 	}
 	c.at = atRefused
-	c.refused.Store(true)
+	bad, _ := errors.AsType[*refusal](err)
+	c.refused.Store(bad)
+	c.lingers.Store(true)
+}
+
+type strictKey struct{}
+
+// withStrict lets the requests of a connection find it.
+func withStrict(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, strictKey{}, c)
+}
+
+// refusedIn returns why no more is read from the connection of a request, or
+// nil. net/http has other words for it.
+func refusedIn(ctx context.Context) *refusal {
+	if c, ok := ctx.Value(strictKey{}).(*strictConn); ok {
+		return c.refused.Load()
+	}
+	return nil
 }
 
 // methodIn returns how much of the method, and of the space behind it, is at
@@ -313,7 +341,7 @@ func (c *strictConn) CloseWrite() error {
 // Close lingers after a refusal. To close with bytes unread would reset the
 // connection, and the client could lose the answer.
 func (c *strictConn) Close() error {
-	if c.refused.Swap(false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
+	if c.lingers.Swap(false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
 		_, _ = io.CopyN(io.Discard, c.Conn, maxLinger)
 	}
 	return c.Conn.Close()

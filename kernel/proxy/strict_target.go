@@ -51,7 +51,7 @@ func isTarget(s string) bool {
 // if url is none.
 func authorityEnd(url string) int {
 	scheme, rest, ok := strings.Cut(url, "://")
-	if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+	if !ok || !isWord(scheme, "http") && !isWord(scheme, "https") {
 		return -1
 	}
 	n := strings.IndexAny(rest, "/?")

@@ -43,13 +43,17 @@ func unhex(c byte) (digit byte, ok bool) {
 
 func indexLF(b []byte) int { return bytes.IndexByte(b, '\n') }
 
+// isWord reports whether s is an ASCII word, in any case. Of equal length, no
+// other letters can pass for those of ASCII.
+func isWord(s, word string) bool { return len(s) == len(word) && strings.EqualFold(s, word) }
+
 // hasToken reports whether a list of tokens holds one, in any case.
 func hasToken(list, token string) bool {
 	if len(list) == len(token) {
 		return strings.EqualFold(list, token)
 	}
 	for item := range strings.SplitSeq(list, ",") {
-		if strings.EqualFold(textproto.TrimString(item), token) {
+		if isWord(textproto.TrimString(item), token) {
 			return true
 		}
 	}

@@ -1,4 +1,5 @@
 // A page in Node.js: listen on TQ_PORT at 127.0.0.1, answer /health, end at SIGTERM. page.yaml says how to start it.
+// With `endpoint: unix` there is a socket to listen on instead, TQ_SOCKET.
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 
@@ -6,6 +7,7 @@ const greeting = 'Hello from Node.js.'
 
 const route = process.env.TQ_ROUTE ?? '/node'
 const below = route === '/' ? '' : route
+const socket = process.env.TQ_SOCKET
 const port = Number(process.env.TQ_PORT ?? 9000)
 const started = Date.now()
 
@@ -62,4 +64,5 @@ process.on('SIGTERM', () => {
   server.closeIdleConnections()
 })
 
-server.listen(port, '127.0.0.1', () => console.log(`node ${process.version} listens on 127.0.0.1:${port}`))
+server.listen(socket ? { path: socket } : { host: '127.0.0.1', port },
+  () => console.log(`node ${process.version} listens on ${socket ?? `127.0.0.1:${port}`}`))
