@@ -33,7 +33,6 @@ type suite struct {
 var (
 	quickSuites = []suite{{packages: []string{"net/http/httputil", "net/http/cookiejar", "net/rpc", "compress/gzip"}}}
 	otherSuites = []suite{
-		{packages: []string{"net/http"}},
 		{packages: []string{"net/http/httptest", "net/http/pprof", "net/http/cgi", "encoding/json", "expvar"}},
 		{module: "github.com/go-chi/chi/v5@v5.5.0", packages: []string{"./..."}},
 		{module: "github.com/gorilla/websocket@v1.5.3", packages: []string{"./..."}},
@@ -42,13 +41,6 @@ var (
 		{module: "github.com/gorilla/mux@v1.8.1", packages: []string{"./..."}},
 		{module: "github.com/julienschmidt/httprouter@v1.3.0", packages: []string{"./..."}},
 		{module: "github.com/labstack/echo/v4@v4.16.0", packages: []string{"./..."}},
-		{module: "github.com/gin-gonic/gin@v1.12.0", packages: []string{"."}},
-		{module: "github.com/go-resty/resty/v2@v2.17.2", packages: []string{"."}},
-		{module: "connectrpc.com/connect@v1.21.1", packages: []string{"."}},
-		{module: "github.com/hashicorp/go-retryablehttp@v0.7.8", packages: []string{"."}},
-		{module: "github.com/rs/cors@v1.11.1", packages: []string{"."}},
-		{module: "github.com/klauspost/compress@v1.20.3", packages: []string{"./gzhttp"}},
-		{module: "github.com/google/go-github/v74@v74.0.0", packages: []string{"./github"}},
 	}
 )
 

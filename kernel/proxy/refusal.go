@@ -16,6 +16,13 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.why }
 
+func (r *refusal) fault() *fault {
+	if r == &refusals[slowHead] {
+		return &fault{r.status, kindReadTimeout, r}
+	}
+	return &fault{r.status, kindBadRequest, r}
+}
+
 // The refusals, as indexes of refusals.
 const (
 	badStart = iota
@@ -45,6 +52,7 @@ const (
 	longField
 	longHead
 	manyFields
+	slowHead
 	countOfRefusals
 )
 
@@ -76,6 +84,7 @@ var refusals = [countOfRefusals]refusal{
 	longField:         {http.StatusRequestHeaderFieldsTooLarge, "header line is too long"},
 	longHead:          {http.StatusRequestHeaderFieldsTooLarge, "header is too long"},
 	manyFields:        {http.StatusRequestHeaderFieldsTooLarge, "too many header fields"},
+	slowHead:          {http.StatusRequestTimeout, string(errSlowHead)},
 }
 
 // refusedPath begins the target of a request that stands for one which was

@@ -173,6 +173,10 @@ func (c *strictConn) append() error {
 		c.buf = append(make([]byte, 0, 2*cap(c.buf)), c.buf...)
 	}
 	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	if n == 0 && c.at == atHead && isTimeout(err) {
+		c.refuse(&refusals[slowHead]) // net/http would take what it has for a line, and answer 400
+		return nil
+	}
 	if n == 0 {
 		return err
 	}

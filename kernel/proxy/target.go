@@ -13,7 +13,7 @@ import (
 func target(r *http.Request) (string, *fault) {
 	u := r.URL
 	if bad := refusedBefore(u); bad != nil {
-		return "", &fault{bad.status, kindBadRequest, bad}
+		return "", bad.fault()
 	}
 	switch {
 	case r.Method == http.MethodConnect:
