@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const haproxyName = "HAProxy"
+
+// signalAgain is after what time a reload is asked for again: a signal that comes while HAProxy executes itself anew, as
+// part of the reload before, is lost.
+const signalAgain = 5 * time.Second
 
 func haproxyPeers(binary string) []*peer {
 	start := func(ctx context.Context, p *peer, s setup) (*server, error) { return startHAProxy(ctx, p, s, binary) }
@@ -39,10 +44,15 @@ func startHAProxy(ctx context.Context, p *peer, s setup, binary string) (*server
 		if err != nil {
 			return err
 		}
-		if err := syscall.Kill(sv.pid(), syscall.SIGUSR2); err != nil {
-			return err
+		for range int(reloadLimit / signalAgain) {
+			if err := syscall.Kill(sv.pid(), syscall.SIGUSR2); err != nil {
+				return err
+			}
+			if err = newChild(ctx, sv.child, before, signalAgain); err == nil || ctx.Err() != nil {
+				break
+			}
 		}
-		return newChild(ctx, sv.child, before)
+		return err
 	}}
 	return sv, nil
 }

@@ -55,7 +55,7 @@ func startNginx(ctx context.Context, p *peer, s setup, binary, more string) (*se
 		if err := syscall.Kill(sv.pid(), syscall.SIGHUP); err != nil {
 			return err
 		}
-		return newChild(ctx, sv.child, before)
+		return newChild(ctx, sv.child, before, reloadLimit)
 	}}
 	return sv, nil
 }

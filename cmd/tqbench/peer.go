@@ -139,12 +139,12 @@ func freePort() (int, error) {
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // newChild waits until a process has a child that it had not before.
-func newChild(ctx context.Context, c *child, before []int) error {
+func newChild(ctx context.Context, c *child, before []int, limit time.Duration) error {
 	known := map[int]bool{}
 	for _, pid := range before {
 		known[pid] = true
 	}
-	return c.await(ctx, "new processes after a reload", reloadLimit, func() error {
+	return c.await(ctx, "new processes after a reload", limit, func() error {
 		now, err := tree(c.pid(), nil)
 		if err != nil {
 			return err

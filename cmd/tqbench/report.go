@@ -252,7 +252,8 @@ func (r *results) writeProblems(w *strings.Builder) {
 	}
 	w.WriteString("\n## What went wrong\n\n")
 	for _, p := range r.Problems {
-		fmt.Fprintf(w, "- %s\n", strings.ReplaceAll(strings.TrimSpace(p), "\n", " "))
+		p = strings.ReplaceAll(strings.TrimSpace(p), "\n", " ")
+		fmt.Fprintf(w, "- %s\n", p[:min(len(p), 300)]) // results.json has all of it
 	}
 }
 
