@@ -212,6 +212,7 @@ func (k *Kernel) Run(ctx context.Context, hurry <-chan struct{}) error {
 	lives.start(base, "progress", k.showProgress)
 	lives.start(base, "traffic", k.sampleTraffic)
 	lives.start(base, "scaler", k.scalePages)
+	lives.start(base, "garbage", k.tuneGarbage)
 
 	k.front = newFront(k.listener, k.server(), k.acceptFailed)
 	k.front.accelerate(k.proxy, k.laneOptions(), func() bool { return k.dev == nil && k.config().Server.FastLane })
@@ -298,7 +299,7 @@ func (k *Kernel) shutdown(lives *lives, hurry <-chan struct{}) error {
 	if k.front.shutdown(ctx) != nil {
 		k.log.Warn("requests in flight are cut")
 	}
-	lives.end("progress", "traffic", "scaler", "cleaner", "reloader", "replacer", "watcher", "resolver")
+	lives.end("progress", "traffic", "scaler", "garbage", "cleaner", "reloader", "replacer", "watcher", "resolver")
 	k.routes.close()
 	err := k.front.close()
 	lives.end("checker")
