@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -81,6 +83,32 @@ func TestAClientThatLeavesDoesNotIdle(t *testing.T) {
 				t.Errorf("%q: idled", text)
 			}
 		})
+	}
+}
+
+// TestLimitsDocument holds the limits that no key sets in docs/timeouts.md to
+// the program.
+func TestLimitsDocument(t *testing.T) {
+	text, err := os.ReadFile("../../docs/timeouts.md")
+	must(t, err)
+	if lingerTimeout != lastWordTime {
+		t.Error("the lanes differ in how long a client may go on")
+	}
+	for what, limit := range map[string]time.Duration{
+		"a client goes on sending a body that nobody wants, after its answer": lingerTimeout,
+		"the same after a request was refused before it had a worker":         discardTimeout,
+		"connecting to a worker": dialTimeout,
+		"a request with `Expect: 100-continue` waits for the worker's word":          expectContinueTimeout,
+		"the last piece of a request's body is written after the answer is complete": settleTimeout,
+	} {
+		_, row, ok := strings.Cut(string(text), "\n| "+what+" | ")
+		said, _, _ := strings.Cut(row, " |")
+		if got, err := time.ParseDuration(strings.ReplaceAll(said, " ", "")); !ok || err != nil || got != limit {
+			t.Errorf("%s: the document says %q, the program %v", what, said, limit)
+		}
+	}
+	if idle := fmt.Sprintf("closes it %d s before the worker would (of less than %d s: after half", idleMargin/time.Second, 2*idleMargin/time.Second); !strings.Contains(string(text), idle) {
+		t.Errorf("the document does not say %q", idle)
 	}
 }
 
