@@ -34,7 +34,7 @@ func checkAddress(addr string) (message, hint string) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if n, portErr := strconv.Atoi(port); err != nil || portErr != nil || n < 1 || n > maxPort {
-		return fmt.Sprintf("%s is not an address with a port", clip(addr)), `write it like "127.0.0.1:9180" or "[::1]:9180"`
+		return fmt.Sprintf("%s is not an address with a port", clip(addr)), `write it like "127.0.0.1:8180" or "[::1]:8180"`
 	}
 	return checkHost(host)
 }

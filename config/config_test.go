@@ -54,6 +54,9 @@ var good = map[string]func(*Config){
 			},
 		}}
 	},
+	"metrics-elsewhere": func(c *Config) {
+		c.Server.Host, c.Server.Metrics = "127.0.0.1", "10.0.0.1:8080"
+	},
 	"instances": func(c *Config) {
 		c.Workers.Default.Instances = Instances{1, 4}
 		c.Workers.Paths = []PathOverride{
@@ -67,7 +70,7 @@ var good = map[string]func(*Config){
 		c.Server = Server{
 			Host: "::1", Port: 80,
 			ReadTimeout: 1 * time.Second, WriteTimeout: 2 * time.Second, IdleTimeout: 3 * time.Second,
-			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", Metrics: "[::1]:9180", StateDir: "/var/lib/tqserver", FastLane: true,
+			ShutdownTimeout: 4 * time.Second, LogLevel: "trace", Metrics: "[::1]:8180", StateDir: "/var/lib/tqserver", FastLane: true,
 			TrustedProxies: []netip.Prefix{
 				netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.1.7/32"),
 				netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("127.0.0.1/32"),

@@ -3,6 +3,10 @@ package config
 import (
 	"fmt"
 	"math"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -146,8 +150,44 @@ func (c *Config) checkAcross(d *decoder) {
 		d.conflict(fmt.Sprintf("the server's port %d lies in the range of worker ports, %d to %d", c.Server.Port, w.PortRangeStart, w.PortRangeEnd),
 			"move the one or the other", port, start, end)
 	}
+	c.checkMetrics(d)
 	if r.Initial > r.Max {
 		d.conflict(fmt.Sprintf("the first wait, %v, is longer than the longest, %v", r.Initial, r.Max),
 			"initial_ms must not be above max_ms", "plugins.defaults.restart.initial_ms", "plugins.defaults.restart.max_ms")
 	}
+}
+
+// checkMetrics wants the address for scrapers to be one that is left over.
+func (c *Config) checkMetrics(d *decoder) {
+	const metrics, start, end = "server.metrics", "workers.port_range_start", "workers.port_range_end"
+	s, w := c.Server, c.Workers
+	host, text, err := net.SplitHostPort(s.Metrics)
+	port, portErr := strconv.Atoi(text)
+	switch {
+	case err != nil || portErr != nil: // "", or it was refused
+	case w.PortRangeStart <= port && port <= w.PortRangeEnd:
+		d.conflict(fmt.Sprintf("the port for metrics %d lies in the range of worker ports, %d to %d", port, w.PortRangeStart, w.PortRangeEnd),
+			"move the one or the other", metrics, start, end)
+	case port == s.Port && sameHost(host, s.Host):
+		d.conflict(fmt.Sprintf("the address for metrics %s is the server's own", s.Metrics),
+			"take another port for the one or the other", metrics, "server.port", "server.host")
+	}
+}
+
+// sameHost reports whether nobody can listen at one host while another does at the other, as far as the names tell.
+func sameHost(a, b string) bool {
+	plain := func(host string) string {
+		addr, err := netip.ParseAddr(host)
+		switch {
+		case host == "" || err == nil && addr.Unmap().IsUnspecified():
+			return ""
+		case err == nil:
+			return addr.Unmap().String()
+		case strings.EqualFold(host, "localhost"):
+			return "127.0.0.1"
+		}
+		return strings.ToLower(host)
+	}
+	a, b = plain(a), plain(b)
+	return a == b || a == "" || b == ""
 }

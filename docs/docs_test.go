@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,43 @@ func TestConfigurationKeys(t *testing.T) {
 			t.Errorf("row %d of configuration.md is\n%s\nthe program has\n%s", i+1, got, want)
 		}
 	}
+}
+
+var (
+	limitOf = regexp.MustCompile("`([a-z_.]+_(?:ms|seconds|requests))`(?: of the page)?, (none|[0-9]+)(?: (ms|s|min)\\b)?")
+	units   = map[string]time.Duration{"ms": time.Millisecond, "s": time.Second, "seconds": time.Second, "min": time.Minute}
+)
+
+// TestLimits holds the defaults in timeouts.md to the program, and wants every key of a timeout to be there.
+func TestLimits(t *testing.T) {
+	limits := map[string]string{}
+	for _, m := range limitOf.FindAllStringSubmatch(pages(t)["timeouts.md"], -1) {
+		limits[m[1]] = limit(m[2], m[3])
+	}
+	for _, key := range config.Keys() {
+		name := strings.TrimPrefix(strings.TrimPrefix(key.Name, "workers.default."), "plugins.defaults.")
+		said, ok := limits[name]
+		delete(limits, name)
+		want := limit(key.Default, name[strings.LastIndex(name, "_")+1:])
+		if ok && said != want || !ok && strings.Contains(name, "_timeout_") {
+			t.Errorf("%s is %q in timeouts.md, the program has %s", key.Name, said, want)
+		}
+	}
+	for name, said := range limits {
+		t.Errorf("timeouts.md has %s, %s: there is no such key", name, said)
+	}
+}
+
+// limit is a duration or, without a unit, a number.
+func limit(text, unit string) string {
+	n, err := strconv.Atoi(text)
+	switch {
+	case err != nil, n == 0:
+		return "none"
+	case units[unit] > 0:
+		return (time.Duration(n) * units[unit]).String()
+	}
+	return text
 }
 
 var (

@@ -23,6 +23,7 @@ type front struct {
 	all    []*era
 	cur    *era
 	taken  uint64 // connections that a server was given
+	idled  uint64 // those of them that were closed since no request came in time
 	done   sync.WaitGroup
 }
 
@@ -53,7 +54,7 @@ func (f *front) renew(srv *http.Server) {
 	defer f.mu.Unlock()
 	old := f.cur
 	e := &era{srv: srv, in: &handoff{addr: f.lis.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}}
-	srv.ConnState = func(_ net.Conn, state http.ConnState) { f.connState(e, state) }
+	srv.ConnState = func(c net.Conn, state http.ConnState) { f.connState(e, c, state) }
 	f.all, f.cur = append(f.all, e), e
 	f.done.Go(func() {
 		_ = srv.Serve(e.in) // its only error is that it was shut down
@@ -64,12 +65,17 @@ func (f *front) renew(srv *http.Server) {
 	}
 }
 
-func (f *front) connState(e *era, state http.ConnState) {
+func (f *front) connState(e *era, c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		f.change(e, func() { e.open++; f.taken++ })
 	case http.StateClosed, http.StateHijacked:
-		f.change(e, func() { e.open-- })
+		f.change(e, func() {
+			e.open--
+			if state == http.StateClosed && proxy.Idled(c) {
+				f.idled++
+			}
+		})
 	}
 }
 

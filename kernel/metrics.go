@@ -32,6 +32,7 @@ var catalog = []control.Metric{
 	{Name: "tqserver_connections", Type: gauge, Help: "Open connections of clients, by the lane that serves them."},
 	{Name: "tqserver_connections_total", Type: counting, Help: "Connections of clients, by the lane that was given them; one that was handed over counts in both."},
 	{Name: "tqserver_connection_handovers_total", Type: counting, Help: "Connections that the fast lane has handed over, by reason."},
+	{Name: "tqserver_connections_closed_idle_total", Type: counting, Help: "Connections that were closed since no request came over them in time, by lane."},
 
 	{Name: "tqserver_requests_total", Type: counting, Help: "Requests that have ended, by the class of their status; page is empty where none was found."},
 	{Name: "tqserver_request_faults_total", Type: counting, Help: "Requests that did not get a worker's whole answer, by kind, as in X-TQ-Error and the log."},
@@ -216,6 +217,7 @@ func (k *Kernel) openSockets() (ctl, scraped net.Listener, err error) {
 func (c *collection) fast(s proxy.LaneStats) {
 	c.add("tqserver_connections", float64(s.Open), "lane", "fast")
 	c.add("tqserver_connections_total", float64(s.Accepted), "lane", "fast")
+	c.add("tqserver_connections_closed_idle_total", float64(s.Idled), "lane", "fast")
 	for _, why := range slices.Sorted(maps.Keys(s.HandedOver)) {
 		c.add("tqserver_connection_handovers_total", float64(s.HandedOver[why]), "reason", why)
 	}
@@ -234,6 +236,7 @@ func (f *front) measure(c *collection) {
 	}
 	c.add("tqserver_connections", float64(open), "lane", "standard")
 	c.add("tqserver_connections_total", float64(f.taken), "lane", "standard")
+	c.add("tqserver_connections_closed_idle_total", float64(f.idled), "lane", "standard")
 }
 
 func truth(yes bool) float64 {

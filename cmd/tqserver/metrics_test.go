@@ -41,7 +41,7 @@ const stallingPage = `	http.HandleFunc("/mute", func(w http.ResponseWriter, r *h
 func TestTimeoutsFire(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": strings.Replace(plainPage("ok"), `	http.HandleFunc("/", `, stallingPage, 1)})
 	scraped := freePort(t)
-	s.configure(fmt.Sprintf("read_timeout_seconds: 1\nwrite_timeout_seconds: 1\nmetrics: 127.0.0.1:%d", scraped),
+	s.configure(fmt.Sprintf("read_timeout_seconds: 1\nwrite_timeout_seconds: 1\nidle_timeout_seconds: 1\nmetrics: 127.0.0.1:%d", scraped),
 		"default: {write_timeout_seconds: 1, stream_idle_timeout_seconds: 1}", "")
 	s.start()
 	s.awaitBody("/", "ok")
@@ -52,14 +52,16 @@ func TestTimeoutsFire(t *testing.T) {
 		{"GET /stall HTTP/1.1\r\nHost: h\r\n\r\n", "200", "stream_idle_timeout", "index", "(workers.default.stream_idle_timeout_seconds)"},
 		{"GET /flood HTTP/1.1\r\nHost: h\r\n\r\n", "", "write_timeout", "index", "the client took nothing of the answer for 1s (server.write_timeout_seconds)"},
 		{"GET /head HTTP/1.1\r\nHo", "408", "read_timeout", "", "the whole head of a request in time (server.read_timeout_seconds)"},
+		{"PUT /bad HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", "400", "bad_request", "", "header name is not a token"},
 		{"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "200", "", "", ""},
+		{"GET http://h/handed/over HTTP/1.1\r\nHost: h\r\n\r\n", "200", "", "", ""},
 	}
 	var clients sync.WaitGroup
 	for _, c := range kinds {
 		clients.Go(func() { s.provoke(c.request, c.answer, c.kind) })
 	}
 	clients.Wait()
-	for _, c := range kinds[:5] {
+	for _, c := range kinds[:6] {
 		s.await("the log to name "+c.kind, func() error {
 			log := readAll(t, s.path("logs"))
 			for line := range strings.Lines(log) {
@@ -70,16 +72,20 @@ func TestTimeoutsFire(t *testing.T) {
 			return fmt.Errorf("it has %q", tail(log, 2000))
 		})
 	}
+	s.await("idle connections to be counted", func() error { return idledIn(parseMetrics(t, s.scrape(scraped))) })
 	out, _, err := s.run("metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{"command": out, "scraper": s.scrape(scraped)} {
 		samples := parseMetrics(t, text)
-		for _, c := range kinds[:5] {
+		for _, c := range kinds[:6] {
 			if got := samples[`tqserver_request_faults_total{kind="`+c.kind+`",page="`+c.page+`"}`]; got != 1 {
 				t.Errorf("%s: %s is counted %v times", name, c.kind, got)
 			}
+		}
+		if err := idledIn(samples); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 		if got := samples[`tqserver_requests_total{code="5xx",page="index"}`]; got != 1 {
 			t.Errorf("%s: %v answers with 5xx", name, got)
@@ -93,6 +99,16 @@ func TestTimeoutsFire(t *testing.T) {
 	if err != nil || json.Unmarshal([]byte(out), &all) != nil || !slices.ContainsFunc(all, func(m control.Metric) bool { return m.Name == "tqserver_requests_total" && len(m.Series) > 5 }) {
 		t.Errorf("as JSON: %v, %.300s", err, out)
 	}
+}
+
+// idledIn wants idle connections that were closed, in both lanes.
+func idledIn(samples map[string]float64) error {
+	for _, lane := range []string{"fast", "standard"} {
+		if samples[`tqserver_connections_closed_idle_total{lane="`+lane+`"}`] < 1 {
+			return fmt.Errorf("none in the %s lane", lane)
+		}
+	}
+	return nil
 }
 
 // provoke sends a request and waits until the server has ended it: with an answer, and by closing the connection where
@@ -112,14 +128,16 @@ func (s *site) provoke(request, answer, kind string) {
 	if answer == "" {
 		return // the log will tell
 	}
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	r := bufio.NewReader(conn)
+	res, err := http.ReadResponse(r, nil)
 	if err != nil {
 		s.t.Errorf("%s: %v", request, err)
 		return
 	}
 	_, cut := io.ReadAll(res.Body)
+	_, err = r.ReadByte() // until an idle connection is closed, too
 	refused := res.StatusCode >= 400
-	if got := res.Header.Get("X-TQ-Error"); res.Status[:3] != answer || refused && got != kind || (cut != nil) != (!refused && kind != "") {
+	if got := res.Header.Get("X-TQ-Error"); res.Status[:3] != answer || refused && got != kind || (cut != nil) != (!refused && kind != "") || err != io.EOF {
 		s.t.Errorf("%s: %s, X-TQ-Error %q, %v", request, res.Status, got, cut)
 	}
 }

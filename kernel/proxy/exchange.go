@@ -172,7 +172,7 @@ func (x *exchange) diagnose(err error) *fault {
 	}
 	if bodyErr != nil {
 		if bad := refusedIn(x.side.context()); bad != nil {
-			return &fault{bad.status, kindBadRequest, bad}
+			return &fault{bad.why.status, kindBadRequest, bad.why}
 		}
 		if isTimeout(bodyErr) {
 			return &fault{http.StatusRequestTimeout, kindReadTimeout, late(bodyErr, "the client sent nothing more of its request", x.limits.Read)}

@@ -41,6 +41,7 @@ type Lane struct {
 	stopping atomic.Bool
 	accepted atomic.Uint64
 	requests atomic.Uint64
+	idled    atomic.Uint64
 	handed   [reasons]atomic.Uint64
 
 	mu    sync.Mutex
@@ -53,6 +54,7 @@ type LaneStats struct {
 	Open       int               // connections now
 	Accepted   uint64            // connections
 	Requests   uint64            // requests that were served, those cut off for a slow head included
+	Idled      uint64            // connections that were closed since no request came in time
 	HandedOver map[string]uint64 // connections, by why they were handed over; complete, also where that is 0
 }
 
@@ -130,7 +132,7 @@ func (l *Lane) Stats() LaneStats {
 	l.mu.Lock()
 	open := len(l.conns)
 	l.mu.Unlock()
-	s := LaneStats{Open: open, Accepted: l.accepted.Load(), Requests: l.requests.Load(), HandedOver: make(map[string]uint64, reasons)}
+	s := LaneStats{Open: open, Accepted: l.accepted.Load(), Requests: l.requests.Load(), Idled: l.idled.Load(), HandedOver: make(map[string]uint64, reasons)}
 	for why := range reasons {
 		s.HandedOver[why.String()] = l.handed[why].Load()
 	}

@@ -171,7 +171,8 @@ func (k *call) slow(err error) next {
 	if !isTimeout(err) {
 		return nextClose
 	}
-	k.req = request{method: "-", path: "-", fields: k.req.fields[:0]}
+	method, path := subject(k.in[k.r:k.w])
+	k.req = request{method: method, path: path, fields: k.req.fields[:0]}
 	k.begin()
 	k.closing = true
 	if !k.conclude(&fault{status: 408, kind: kindReadTimeout, cause: errSlowHead}) {

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -93,7 +95,11 @@ func (c *laneConn) await(limit time.Duration) bool {
 	}
 	_ = c.tcp.SetReadDeadline(deadline)
 	c.came = false
-	return c.raw.Read(c.look) == nil && c.came
+	err := c.raw.Read(c.look)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.lane.idled.Add(1)
+	}
+	return err == nil && c.came
 }
 
 // peek is for [syscall.RawConn.Read]: it reports whether there is no need to

@@ -278,7 +278,7 @@ func TestSlowHeadIsCutOff(t *testing.T) {
 	if got := s.exchangeRaw("GET / HT"); !strings.HasPrefix(got, "HTTP/1.1 408 ") || !strings.Contains(got, "X-TQ-Error: read_timeout\r\n") || !strings.Contains(got, "Connection: close\r\n") {
 		t.Errorf("%q", got)
 	}
-	if e := s.entry(0); e.Status != 408 || !strings.HasPrefix(e.Error, "read_timeout") {
+	if e := s.entry(0); e.Status != 408 || !strings.HasPrefix(e.Error, "read_timeout") || e.Method != "GET" || e.Path != "/" {
 		t.Errorf("logged %+v", e)
 	}
 	if got := s.exchangeRaw(""); got != "" {
@@ -287,7 +287,12 @@ func TestSlowHeadIsCutOff(t *testing.T) {
 	if got := s.exchangeRaw("GET / HTTP/1.1\r\nHost: h\r\n\r\n"); !strings.HasSuffix(got, "hi") {
 		t.Errorf("before an unused connection is closed: %q", got)
 	}
-	eventually(t, "the lane has let go", func() bool { return s.lane.Stats().Open == 0 })
+	c, _ := s.dial("")
+	c.Close() // by the client
+	eventually(t, "the lane has let go", func() bool { return s.lane.Stats().Open == 0 && s.lane.Stats().Accepted == 4 })
+	if n := s.lane.Stats().Idled; n != 2 {
+		t.Errorf("%d connections idled", n)
+	}
 }
 
 // TestClientLeavesTheLane while it is held, while the worker thinks, and while

@@ -217,6 +217,9 @@ var failures = []struct {
 	{"no route", func(t *testing.T, s *site) { must(t, s.SetRoutes(nil)) }, "GET", 404, "route_not_found", "Worker not found\n"},
 	{"page removed", func(t *testing.T, s *site) { s.backend.Close() }, "GET", 404, "route_not_found", "Worker not found\n"},
 	{"hold timeout", func(*testing.T, *site) {}, "GET", 503, "hold_timeout", "Worker not available, try again soon\n"},
+	{"hold full", func(_ *testing.T, s *site) { s.backend.o.Hold = hold(time.Minute, 0).Hold }, "GET", 503, "hold_full", "Worker not available, try again soon\n"},
+	{"queue timeout", func(t *testing.T, s *site) { busy(t, s, 50*time.Millisecond, 10) }, "POST", 503, "queue_timeout", "Worker not available, try again soon\n"},
+	{"queue full", func(t *testing.T, s *site) { busy(t, s, time.Minute, 0) }, "GET", 503, "queue_full", "Worker not available, try again soon\n"},
 	{"build failed", func(t *testing.T, s *site) { s.backend.Fail(errors.New("/secret/main.go:1")) }, "POST", 503, "no_worker", "Worker not available, try again soon\n"},
 	{"refused", refused, "POST", 502, "dial", "Worker did not answer\n"},
 	{"dies before the answer", func(t *testing.T, s *site) {
@@ -243,6 +246,17 @@ func refused(t *testing.T, s *site) {
 	s.backend.Set(e)
 }
 
+// busy gives the site a worker that has as much to do as it may.
+func busy(t *testing.T, s *site, timeout time.Duration, max int) {
+	s.backend.o.Queue = queue(timeout, max).Queue
+	e, _ := s.worker(text("not reached"), EndpointOptions{MaxInFlight: 1})
+	if !e.enter() {
+		t.Fatal("an idle worker is full")
+	}
+	t.Cleanup(e.leave)
+	s.backend.Set(e)
+}
+
 func TestErrorsSayWhatFailedAndNothingElse(t *testing.T) {
 	for _, c := range failures {
 		t.Run(c.name, func(t *testing.T) {
@@ -264,6 +278,10 @@ func TestErrorsSayWhatFailedAndNothingElse(t *testing.T) {
 			}
 			if strings.Contains(body, "127.0.0.1") || strings.Contains(body, "secret") {
 				t.Errorf("leaks: %s", body)
+			}
+			s.entry(1)
+			if page, none := s.backend.Traffic(), s.Unrouted(); page.Faults[c.kind]+none.Faults[c.kind] != 2 || page.Statuses[c.status/100]+none.Statuses[c.status/100] != 2 {
+				t.Errorf("counted %+v, and without a page %+v", page, none)
 			}
 		})
 	}

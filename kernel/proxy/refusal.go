@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // refusal is why a request is not taken from a client: two readers could
@@ -21,6 +22,31 @@ func (r *refusal) fault() *fault {
 		return &fault{r.status, kindReadTimeout, r}
 	}
 	return &fault{r.status, kindBadRequest, r}
+}
+
+// breach is what a client was refused for.
+type breach struct {
+	why          *refusal
+	method, path string // of a head, as far as they came; else "-"
+	began        time.Time
+}
+
+// subject returns the method and the path that a head begins with, for the log.
+// What is not there as a whole, or is malformed, is "-".
+func subject(head []byte) (method, path string) {
+	line, _, ended := strings.Cut(string(head[:min(len(head), maxRequestLine)]), "\r")
+	method, target, ok := strings.Cut(line, " ")
+	if !ok || !isFieldName(method) {
+		return "-", "-"
+	}
+	end := strings.IndexAny(target, " ?#")
+	if end < 0 && ended {
+		end = len(target)
+	}
+	if end < 1 || target[0] != '/' || !isVisible(target[:end]) {
+		return method, "-"
+	}
+	return method, target[:end]
 }
 
 // The refusals, as indexes of refusals.

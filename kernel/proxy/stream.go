@@ -30,6 +30,7 @@ type response struct {
 	control  http.ResponseController
 	exchange *exchange
 	in       *http.Request // as it came
+	instead  *breach       // which it stands for, or nil
 	promised []string      // the trailers that the head has announced
 	armed    time.Time     // when the write deadline was set last
 }
@@ -47,6 +48,11 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	}
 	x := &both.x
 	x.side, both.w.exchange = &both.w, x
+	if refusedBefore(r.URL) != nil {
+		if bad := refusedIn(r.Context()); bad != nil {
+			both.w.instead, x.method, x.host, x.start = bad, bad.method, "", bad.began
+		}
+	}
 	switch {
 	case r.ContentLength != 0:
 		x.body = newRequestBody(r, &both.w.control, x.limits.Read)
@@ -77,8 +83,8 @@ func (w *response) watch(c *workerConn) (unwatch func() bool) {
 }
 
 func (w *response) path() string {
-	if refusedBefore(w.in.URL) != nil {
-		return "-"
+	if w.instead != nil {
+		return w.instead.path
 	}
 	return w.in.URL.EscapedPath()
 }

@@ -63,11 +63,14 @@ type strictConn struct {
 	from   int    // where in buf[ok:] requestEnd goes on
 	left   int64  // of a body with a length
 	chunks chunks
-	failed error // what Read returns once all of buf was read
+	failed error     // what Read returns once all of buf was read
+	began  time.Time // when what is held came, or was next
 
 	offer   atomic.Int32 // to upgrade
-	refused atomic.Pointer[refusal]
+	refused atomic.Pointer[breach]
 	lingers atomic.Bool // when it is closed
+	stopped atomic.Bool // Read is to end at once, which is no limit
+	idled   atomic.Bool // no request had begun when the last Read met its limit
 }
 
 type strictState uint8
@@ -136,6 +139,7 @@ func (c *strictConn) shift() {
 	rest := copy(c.buf, c.buf[c.ok:])
 	c.buf, c.r, c.ok = c.buf[:rest], 0, 0
 	if rest > 0 {
+		c.began = time.Now()
 		c.advance()
 	} else {
 		c.release()
@@ -148,6 +152,7 @@ func (c *strictConn) receive(p []byte) (int, error) {
 		return 0, c.append()
 	}
 	n, err := c.Conn.Read(p)
+	c.idled.Store(n == 0 && c.at == atHead && isTimeout(err) && !c.stopped.Load())
 	if n == 0 || c.at == atRaw {
 		return n, err
 	}
@@ -173,7 +178,7 @@ func (c *strictConn) append() error {
 		c.buf = append(make([]byte, 0, 2*cap(c.buf)), c.buf...)
 	}
 	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
-	if n == 0 && c.at == atHead && isTimeout(err) {
+	if n == 0 && c.at == atHead && isTimeout(err) && !c.stopped.Load() {
 		c.refuse(&refusals[slowHead]) // net/http would take what it has for a line, and answer 400
 		return nil
 	}
@@ -253,7 +258,10 @@ func (c *strictConn) judgeHead(b []byte) (int, error) {
 
 // refuse ends what the client is listened to.
 func (c *strictConn) refuse(err error) {
+	b := &breach{began: c.began}
+	b.why, _ = errors.AsType[*refusal](err)
 	if c.at == atHead {
+		b.method, b.path = subject(c.buf[c.ok:])
 		given := c.buf[c.ok:max(c.ok, c.r)] // of this head
 		c.buf = appendRefused(c.buf[:c.ok+len(given)], len(given), err)
 		c.ok = len(c.buf)
@@ -261,8 +269,7 @@ func (c *strictConn) refuse(err error) {
 		c.buf, c.failed = c.buf[:c.ok], err
 	}
 	c.at = atRefused
-	bad, _ := errors.AsType[*refusal](err)
-	c.refused.Store(bad)
+	c.refused.Store(b)
 	c.lingers.Store(true)
 }
 
@@ -273,9 +280,9 @@ func withStrict(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, strictKey{}, c)
 }
 
-// refusedIn returns why no more is read from the connection of a request, or
-// nil. net/http has other words for it.
-func refusedIn(ctx context.Context) *refusal {
+// refusedIn returns what is why no more is read from the connection of a
+// request, or nil. net/http has other words for it.
+func refusedIn(ctx context.Context) *breach {
 	if c, ok := ctx.Value(strictKey{}).(*strictConn); ok {
 		return c.refused.Load()
 	}
@@ -299,6 +306,7 @@ func methodIn(b []byte) int {
 // hold keeps a copy of b.
 func (c *strictConn) hold(b []byte) {
 	c.buf = append(strictBuffers.Get().(*[strictBuffer]byte)[:0], b...)
+	c.began = time.Now()
 }
 
 func (c *strictConn) release() {
@@ -325,6 +333,21 @@ func (c *strictConn) answer(p string) {
 	case !strings.HasPrefix(p, "HTTP/1.1 1"):
 		c.offer.Store(offerDeclined)
 	}
+}
+
+// SetReadDeadline tells a limit from the way in which net/http breaks off a
+// Read: with a time that is long past.
+func (c *strictConn) SetReadDeadline(t time.Time) error {
+	c.stopped.Store(!t.IsZero() && t.Unix() < 1<<20)
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Idled reports whether c, which is a connection from [Strict], was read from
+// for as long as it may, without the first byte of another request. Once it is
+// closed, that was why. A connection over which HTTP/2 came has other limits.
+func Idled(c net.Conn) bool {
+	s, ok := c.(*strictConn)
+	return ok && s.idled.Load()
 }
 
 // ReadFrom lets the kernel move the bytes where it can.

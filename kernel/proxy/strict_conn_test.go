@@ -171,7 +171,7 @@ func TestARefusedClientIsToldWhy(t *testing.T) {
 			t.Errorf("%d: not closed: %v", i, err)
 		}
 		c.Close()
-		if e := s.entry(i); e.Status != 400 || !strings.HasPrefix(e.Error, kindBadRequest+": ") || i == 0 && e.Path != "-" {
+		if e := s.entry(i); e.Status != 400 || !strings.HasPrefix(e.Error, kindBadRequest+": ") || e.Path != "/" || e.Method != []string{"GET", "POST"}[i] {
 			t.Errorf("logged %+v", e)
 		}
 	}
