@@ -279,3 +279,21 @@ func TestOneWorkerInDevMode(t *testing.T) {
 		t.Errorf("%d workers, %d are wanted", len(p.set()), p.wanted())
 	}
 }
+
+// Who restarts a worker that has ended has its port: there need not be another one.
+func TestRestartInTheSamePort(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) { c.Workers.PortRangeEnd = c.Workers.PortRangeStart })
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	for range 20 {
+		old := p.current
+		p.failures = 0 // else it waits before the start
+		old.worker.Kill()
+		p.until(t, "another worker", func() bool {
+			if strings.Contains(p.trouble(), "range is used up") {
+				t.Fatalf("trouble %q", p.trouble())
+			}
+			return p.current != nil && p.current != old
+		})
+	}
+}

@@ -90,6 +90,12 @@ func (i *instance) close(grace time.Duration) {
 	i.freeAddr()
 }
 
+// vacate gives back the address of a worker that has ended. It does not block.
+func (i *instance) vacate() {
+	i.endpoint.Close()
+	i.freeAddr()
+}
+
 // follow tells the page when the worker ends.
 func (p *page) follow(inst *instance) {
 	p.work.Go(func() {
@@ -112,6 +118,7 @@ func (p *page) exited(inst *instance) {
 	p.failed(inst)
 	p.problem = inst.epitaph()
 	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
+	inst.vacate() // at once: where ports are short, the next worker needs it
 	p.work.Go(func() { inst.close(0) })
 	if p.crashedOnProbation(inst) {
 		return

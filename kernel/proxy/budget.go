@@ -14,19 +14,21 @@ const (
 )
 
 // budget bounds how many more requests workers get since others fail, so that
-// a page that is dying of its load does not get twice as much. It is safe for
-// concurrent use; the zero value is full.
+// a page that is dying of its load does not get twice as much. The zero value is
+// full.
 type budget struct {
-	mu     sync.Mutex
-	at     time.Time // of the last spend; zero: none yet
-	seen   uint64    // requests until then
-	recent float64   // about how many of them came within the window
+	mu     sync.Mutex // held while what spend is given is read, too, so that it only grows
+	at     time.Time  // of the last spend; zero: none yet
+	seen   uint64     // requests until then
+	recent float64    // about how many of them came within the window
 	tokens float64
 }
 
 // mayRetry takes a retry from the budget, if there is one left.
 func (b *Backend) mayRetry() bool {
+	b.budget.mu.Lock()
 	ok := b.budget.spend(b.count.requests.Load(), time.Now())
+	b.budget.mu.Unlock()
 	if ok {
 		b.count.retries.Add(1)
 	} else {
@@ -42,10 +44,8 @@ func (e *Endpoint) mayRetry() bool {
 	return b == nil || b.mayRetry()
 }
 
-// spend takes a token. requests is how many there were in all.
+// spend takes a token. requests is how many there were in all. b.mu is held.
 func (b *budget) spend(requests uint64, now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.earn(requests, now)
 	if b.tokens < 1 {
 		return false

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -46,5 +48,29 @@ func TestBudgetIsSavedForAWhileOnly(t *testing.T) {
 	}
 	if n != 10 {
 		t.Errorf("%d retries in the next second", n)
+	}
+}
+
+// TestRetriesAreBoundedForManyAtATime: between counting the requests and spending, others do both.
+func TestRetriesAreBoundedForManyAtATime(t *testing.T) {
+	const clients, requests = 8, 20_000
+	b := NewBackend("p", BackendOptions{})
+	var all sync.WaitGroup
+	var retries atomic.Int64
+	begin := time.Now()
+	for range clients {
+		all.Go(func() {
+			for range requests {
+				b.count.requests.Add(1)
+				if b.mayRetry() {
+					retries.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	most := int64(100 + 10*time.Since(begin).Seconds() + 0.2*clients*requests)
+	if n := retries.Load(); n > most+1 {
+		t.Errorf("%d retries of %d for %d requests", n, most, clients*requests)
 	}
 }

@@ -120,6 +120,9 @@ func (s *endpointSet) reinstate(now time.Time) {
 				first, back = e, sp.back
 			}
 		}
+		if first == nil {
+			return // one has just come back by itself
+		}
 		first.spell.Store(nil)
 	}
 }

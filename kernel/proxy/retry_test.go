@@ -176,3 +176,47 @@ func TestWaitForAnotherSetIsNoRetry(t *testing.T) {
 	}
 	next.leave()
 }
+
+// TestRequestThatKillsWorkersGetsTwo at most, though each was used before and
+// is replaced by another.
+func TestRequestThatKillsWorkersGetsTwo(t *testing.T) {
+	const workers = 4
+	s := newSite(t, Options{}, BackendOptions{})
+	var killed atomic.Int32
+	var set []*Endpoint
+	for range workers {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		e := s.rawOn(l, EndpointOptions{Addr: l.Addr().String()}, func(c net.Conn, r *bufio.Reader) {
+			for h := head(r); h != nil; h = head(r) {
+				if strings.HasPrefix(h[0], "GET /poison") {
+					killed.Add(1)
+					l.Close()
+					return
+				}
+				io.WriteString(c, ok)
+			}
+		})
+		s.get("/") // leaves a connection to use again
+		set = append(set, e)
+	}
+	s.backend.Set(set[0])
+	status := make(chan int, 1)
+	go func() {
+		res, err := s.client.Get("http://" + s.addr + "/poison")
+		if err != nil {
+			status <- 0
+			return
+		}
+		res.Body.Close()
+		status <- res.StatusCode
+	}()
+	for _, next := range set[1:] {
+		eventually(t, "request is held or answered", func() bool { return s.backend.Held() == 1 || len(status) == 1 })
+		s.backend.Set(next)
+	}
+	s.backend.Fail(errors.New("there is none left"))
+	if got := <-status; got != 502 || killed.Load() != 2 {
+		t.Errorf("got %d, and killed %d workers", got, killed.Load())
+	}
+}

@@ -53,6 +53,7 @@ func (uplink) forward(x *exchange, e *Endpoint) error {
 			return &repeatError{err}
 		}
 		if e.mayRetry() {
+			x.repeated = true // also if it comes to another worker, since this one is gone
 			x.attempts++
 			x.now = time.Now()
 			_, err = t.attempt(nil)
