@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,7 @@ var good = map[string]func(*Config){
 		c.Workers.Paths = []PathOverride{
 			{Path: "/api", keys: []string{"instances"}, worker: Worker{Instances: Instances{3, 3}}},
 			{Path: "/chat", keys: []string{"instances"}, worker: Worker{Instances: Instances{2, 2}}},
+			{Path: "/more", keys: []string{"instances"}, worker: Worker{Instances: Instances{1, max(2, runtime.NumCPU())}}},
 		}
 	},
 	"slow": func(c *Config) { c.Server.FastLane = false },

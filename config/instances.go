@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -28,11 +29,17 @@ func (i Instances) String() string {
 	return strconv.Itoa(i.Min)
 }
 
-// instances reads a number, or two of them with a dash between.
+// auto is from one worker to as many as there are processors, two at least.
+func auto() Instances { return Instances{1, max(2, runtime.NumCPU())} }
+
+// instances reads a number, two of them with a dash between, or auto.
 func instances(p *Instances) setter {
 	return func(d *decoder, n *yaml.Node) {
 		if n.Kind == yaml.ScalarNode && n.ShortTag() == strTag {
-			if d.check(n, checkInstances) {
+			switch {
+			case n.Value == "auto":
+				*p = auto()
+			case d.check(n, checkInstances):
 				p.Min, p.Max, _ = cutRange(n.Value)
 			}
 			return
@@ -51,7 +58,7 @@ func cutRange(s string) (least, most int, ok bool) {
 }
 
 func checkInstances(s string) (message, hint string) {
-	const example = "write one number, such as 2, or the least and the most, such as 1-4"
+	const example = "write one number, such as 2, the least and the most, such as 1-4, or auto"
 	least, most, ok := cutRange(s)
 	switch _, err := strconv.Atoi(s); {
 	case err == nil:
