@@ -70,6 +70,7 @@ const (
 	badOldCoding
 	badBoth
 	badTrailerName
+	badExpect
 	badChunkSize
 	badChunkExtension
 	badChunkEnd
@@ -102,6 +103,7 @@ var refusals = [countOfRefusals]refusal{
 	badOldCoding:      {http.StatusBadRequest, "Transfer-Encoding in HTTP/1.0"},
 	badBoth:           {http.StatusBadRequest, "both Content-Length and Transfer-Encoding"},
 	badTrailerName:    {http.StatusBadRequest, "Trailer announces a field about the framing"},
+	badExpect:         {http.StatusExpectationFailed, "Expect is not 100-continue"},
 	badChunkSize:      {http.StatusBadRequest, "malformed chunk size"},
 	badChunkExtension: {http.StatusBadRequest, "malformed or too long chunk extension"},
 	badChunkEnd:       {http.StatusBadRequest, "no CRLF after a chunk"},

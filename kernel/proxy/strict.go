@@ -178,6 +178,9 @@ func (r *request) note(f field) *refusal {
 	case "Upgrade":
 		r.upgrade = true
 	case "Expect":
+		if f.value != "" && !hasToken(f.value, "100-continue") {
+			return &refusals[badExpect] // net/http would do so unseen
+		}
 		r.expects = true
 	case "Trailer":
 		r.announce = true

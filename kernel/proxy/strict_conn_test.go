@@ -72,6 +72,7 @@ func TestNothingOfARefusedHeadPasses(t *testing.T) {
 		"GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n":                            400,
 		"GET / HTTP/1.1\r\n\r\n":                                             400,
 		"GET / HTTP/3.1\r\nHost: h\r\n\r\n":                                  505,
+		"PUT / HTTP/1.1\r\nHost: h\r\nExpect: wonders\r\n\r\n":               417,
 		"G / HTTP/1.1\r\nHost : h\r\n\r\n":                                   400,
 		"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n":                              400,
 		"OPTIONS / HTTP/1.1\r\nX: " + strings.Repeat("y", 9000) + "\r\n\r\n": 431,
