@@ -35,7 +35,7 @@ type probation struct {
 	share    float64 // of the requests that the previous release has failed
 	until    time.Time
 	cancel   context.CancelFunc
-	workers  atomic.Pointer[tally] // of those that serve
+	workers  atomic.Pointer[tally] // of those that have served since
 	outer    *probation            // that of the previous release, if it has not passed yet
 }
 
@@ -114,23 +114,20 @@ type counted struct {
 	failures, requests int64 // before that
 }
 
-// count has the requests of these workers count: of one that is new from now on.
+// count has the requests of these workers count, of one that is new from now on. Those of workers that have left go on
+// counting.
 func (pr *probation) count(set []*instance) {
-	next := make(tally, 0, len(set))
-	for _, e := range endpoints(set) {
-		next = append(next, pr.workers.Load().of(e))
+	var all tally
+	if t := pr.workers.Load(); t != nil {
+		all = slices.Clone(*t)
 	}
-	pr.workers.Store(&next)
-}
-
-func (t *tally) of(e *proxy.Endpoint) counted {
-	if t != nil {
-		if i := slices.IndexFunc(*t, func(c counted) bool { return c.endpoint == e }); i >= 0 {
-			return (*t)[i]
+	for _, e := range endpoints(set) {
+		if !slices.ContainsFunc(all, func(c counted) bool { return c.endpoint == e }) {
+			failures, requests := counts(e)
+			all = append(all, counted{e, failures, requests})
 		}
 	}
-	failures, requests := counts(e)
-	return counted{e, failures, requests}
+	pr.workers.Store(&all)
 }
 
 // sinceStart counts all requests of workers.

@@ -266,3 +266,19 @@ func TestProbationCountsFromTheSwap(t *testing.T) {
 	ask()
 	p.until(t, "the other release", func() bool { return p.current.release.ID == "two" })
 }
+
+// Workers that are recycled during the probation take nothing of what they have failed with them.
+func TestErrorsOfRecycledWorkersCount(t *testing.T) {
+	p := testPage(t, testKernel(t), "a")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	p.serveRelease(t, testRelease(t, "two", "broken"))
+	for range 2 {
+		out := p.current
+		for range fewRequests / 2 {
+			p.ask(t, t.Context(), "/")
+		}
+		p.spent(out)
+		p.until(t, "another worker", func() bool { return p.current != out })
+	}
+	p.until(t, "the first release", func() bool { return p.current.release.ID == "one" })
+}
