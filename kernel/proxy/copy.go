@@ -230,7 +230,9 @@ func (t *trip) more() error {
 }
 
 // ready returns how much can be read without waiting. If that is nothing, the
-// client gets what there is, and is watched from now on.
+// client gets what there is, and is watched from now on. If it is not, what
+// limited the wait for it must not limit what follows: it may be the client that
+// takes its time.
 func (t *trip) ready() (int64, error) {
 	if !t.streaming {
 		t.streaming = true
@@ -238,6 +240,10 @@ func (t *trip) ready() (int64, error) {
 	}
 	pending := t.c.pending()
 	if pending > 0 {
+		if t.limited {
+			t.limited = false
+			_ = t.c.SetReadDeadline(time.Time{})
+		}
 		return pending, nil
 	}
 	if err := t.flush(); err != nil {
@@ -278,13 +284,8 @@ func (t *trip) fill(n int64) error {
 	}
 }
 
-// splice moves n bytes that the connection has pending to the client. What limited
-// the wait for them must not limit the client.
+// splice moves n bytes that the connection has pending to the client.
 func (t *trip) splice(n int64) (int64, error) {
-	if t.limited {
-		t.limited = false
-		_ = t.c.SetReadDeadline(time.Time{})
-	}
 	t.r, t.w = 0, 0
 	t.c.part.N = n
 	moved, err := t.x.side.splice(&t.c.part)

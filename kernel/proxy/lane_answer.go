@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,15 @@ func (k *call) context() context.Context { return &k.conn.leave }
 
 func (k *call) watch(*workerConn) (unwatch func() bool) { return nil }
 
-func (k *call) path() string { return k.req.path }
+// path leaves alone what cannot disturb a log: all visible ASCII.
+func (k *call) path() string {
+	if isVisible(k.req.path) || k.req.path == "" {
+		return k.req.path
+	}
+	u := url.URL{RawPath: k.req.path}
+	u.Path, _ = url.PathUnescape(k.req.path)
+	return u.EscapedPath()
+}
 
 func (k *call) values(to []string, name string) []string {
 	for _, f := range k.req.fields {
@@ -129,18 +138,18 @@ func (k *call) flush() {
 // arm gives the client until now + Timeouts.Write to take what comes next, or a
 // little less, since the deadline is moved only now and then.
 func (k *call) arm() {
-	t := k.x.limits.Write
-	if t <= 0 && k.armed.IsZero() {
+	c, t := k.conn, k.x.limits.Write
+	if t <= 0 {
+		if !c.writable.IsZero() {
+			c.writable = time.Time{}
+			_ = c.tcp.SetWriteDeadline(c.writable)
+		}
 		return
 	}
 	now := time.Now()
-	switch {
-	case t <= 0:
-		k.armed = time.Time{}
-		_ = k.conn.tcp.SetWriteDeadline(k.armed)
-	case now.Sub(k.armed) > t/16:
-		k.armed = now
-		_ = k.conn.tcp.SetWriteDeadline(now.Add(t))
+	if left := c.writable.Sub(now); left < t-t/16 || left > t {
+		c.writable = now.Add(t)
+		_ = c.tcp.SetWriteDeadline(c.writable)
 	}
 }
 

@@ -29,7 +29,6 @@ type call struct {
 	body  int       // where the body begins; the head is what is before it
 	began time.Time // when the first byte of the head was there
 	first time.Time // until when the connection may be quiet, as was set last; zero: something else is set
-	armed time.Time // when the write deadline was set last
 
 	out     []byte // of the answer, not sent yet
 	closing bool   // this answer is the last

@@ -35,6 +35,8 @@ type laneConn struct {
 	state  atomic.Int32
 	served bool // a request was answered
 
+	writable time.Time // until when, as was set last; zero: without end
+
 	look  func(fd uintptr) bool // peek and glance, made once so that a use allocates nothing
 	check func(fd uintptr)
 	came  bool // look has found something to read
