@@ -112,14 +112,20 @@ func metrics(w http.ResponseWriter, r *http.Request, all []Metric) {
 	_ = WriteMetrics(w, all) // the client is gone
 }
 
-// ServeMetrics answers GET /metrics until ctx ends, for whoever can reach the listener. A client that is slow is cut off:
-// 5 s for its request, 30 s for the answer.
+// The limits of scrapers; a slow one is cut off.
+const (
+	scrapeRequest = 5 * time.Second
+	scrapeAnswer  = 30 * time.Second
+	scrapeIdle    = 2 * time.Minute
+)
+
+// ServeMetrics answers GET /metrics until ctx ends, for whoever can reach the listener.
 func ServeMetrics(ctx context.Context, lis net.Listener, collect func() []Metric) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", ContentType)
 		_ = WriteMetrics(w, collect())
 	})
-	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 8 << 10}
+	srv := &http.Server{Handler: mux, ReadTimeout: scrapeRequest, WriteTimeout: scrapeAnswer, IdleTimeout: scrapeIdle, MaxHeaderBytes: 8 << 10}
 	return answerAll(ctx, lis, srv, "metrics")
 }

@@ -2,9 +2,11 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -95,5 +97,18 @@ func TestMetricsForAScraper(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestScraperLimitsDocument holds docs/timeouts.md to the program.
+func TestScraperLimitsDocument(t *testing.T) {
+	text, err := os.ReadFile("../../docs/timeouts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("sends its request, takes the answer, keeps its connection | %d s, %d s, %d min |\n",
+		scrapeRequest/time.Second, scrapeAnswer/time.Second, scrapeIdle/time.Minute)
+	if !strings.Contains(string(text), want) {
+		t.Errorf("the document does not have %q", want)
 	}
 }
