@@ -120,7 +120,9 @@ func (p *page) portless(c *candidate) {
 	if !p.told {
 		p.k.log.Warn("there is no port for a further worker", "page", p.name, "workers", len(p.set()), "wanted", p.wanted(), "hint", "widen the range from workers.port_range_start to workers.port_range_end")
 	}
-	p.scaled = len(p.set())
+	if len(p.leaving) == 0 { // else there will be one
+		p.scaled = len(p.set())
+	}
 	p.short, p.told = true, true
 	p.work.Go(func() {
 		p.portsChanged(p.ctx, c)

@@ -297,3 +297,29 @@ func TestRestartInTheSamePort(t *testing.T) {
 		})
 	}
 }
+
+// A save does not cost a page the workers that its load has brought: they follow when the old ones have given their ports.
+func TestScaledWorkersAndFewPorts(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) {
+		c.Workers.Default.Instances = config.Instances{Min: 1, Max: 3}
+		c.Workers.PortRangeEnd = c.Workers.PortRangeStart + 3
+		c.Workers.KeepWarm = 0
+	})
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "serve"))
+	p.rescale(1, 3)
+	p.settles(t, "one", 3)
+	p.releaseBuilt(builtAs(testRelease(t, "two", "serve")), nil)
+	p.settles(t, "two", 3)
+	for {
+		if _, err := k.ports.Lease("other"); err != nil {
+			break
+		}
+	}
+	k.testReload(t, p, func(c *config.Config) { c.Workers.Default.Instances.Max = 5 })
+	p.rescale(3, 5)
+	p.until(t, "it to be known that there is no port", func() bool { return p.short })
+	if len(p.set()) != 3 || p.wanted() != 3 {
+		t.Errorf("%d serve, %d are wanted", len(p.set()), p.wanted())
+	}
+}
