@@ -13,8 +13,8 @@ import (
 // limit.
 type LaneOptions struct {
 	// ReadHeader is how long a client may take to send the head of a request,
-	// counted from its first byte, or for the first request from when the
-	// client connected.
+	// counted from its first byte, and how long that of the first may take to
+	// come.
 	ReadHeader func() time.Duration
 
 	// Idle is how long a connection may be unused between requests.
@@ -67,7 +67,8 @@ func (p *Proxy) NewLane(o LaneOptions) *Lane {
 }
 
 // Serve serves a connection. It blocks until the connection is closed, also by
-// Shutdown or Close, or handed over.
+// Shutdown or Close, or handed over. A panic closes it, and goes to
+// [Options.ErrorLog], as in net/http.
 func (l *Lane) Serve(conn net.Conn) {
 	l.accepted.Add(1)
 	tcp, ok := conn.(*net.TCPConn)
@@ -81,12 +82,14 @@ func (l *Lane) Serve(conn net.Conn) {
 		return
 	}
 	defer l.remove(c)
+	defer c.survive()
 	c.serve()
 }
 
 // Shutdown closes unused connections, has the answers to others say that they
 // are the last, and waits until all are closed or ctx ends, whose error it
-// returns. Later connections are closed at once.
+// returns. Requests that would be handed over get 503. Later connections are
+// closed at once.
 func (l *Lane) Shutdown(ctx context.Context) error {
 	select {
 	case <-l.stop():

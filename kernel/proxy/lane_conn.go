@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -89,6 +91,14 @@ func (c *laneConn) serve() {
 	_ = c.tcp.Close()
 }
 
+// survive is deferred around serve.
+func (c *laneConn) survive() {
+	if bad := recover(); bad != nil {
+		_ = c.tcp.Close()
+		c.lane.proxy.o.ErrorLog(fmt.Sprintf("proxy: panic serving %s: %v\n%s", c.from, bad, debug.Stack()))
+	}
+}
+
 // await reports whether something came to be read within limit.
 func (c *laneConn) await(limit time.Duration) bool {
 	deadline := time.Time{}
@@ -145,12 +155,21 @@ func (c *laneConn) use() bool { return c.state.CompareAndSwap(connUnused, connUs
 // waiting for more.
 func (c *laneConn) disuse() bool {
 	c.state.Store(connUnused)
-	return !c.lane.stopping.Load() // or closeUnused has seen it unused
+	return !c.lane.stopping.Load() || c.pending() // or closeUnused has seen it unused
+}
+
+// pending reports whether something of a request has come.
+func (c *laneConn) pending() (yes bool) {
+	_ = c.raw.Control(func(fd uintptr) {
+		n, _ := peekByte(int(fd))
+		yes = n > 0
+	})
+	return yes
 }
 
 // closeUnused may be called by others.
 func (c *laneConn) closeUnused() {
-	if c.state.CompareAndSwap(connUnused, connClosed) {
+	if !c.pending() && c.state.CompareAndSwap(connUnused, connClosed) {
 		_ = c.tcp.Close()
 	}
 }
