@@ -207,6 +207,9 @@ func (w *response) hijack() (*clientConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strict, ok := conn.(*strictConn); ok {
+		strict.taken.Store(true)
+	}
 	x := w.exchange
 	x.out.status, x.out.started, x.out.hijacked = http.StatusSwitchingProtocols, true, true
 	c := &clientConn{Conn: conn, early: rw.Reader, exchange: x, endpoint: x.endpoint}

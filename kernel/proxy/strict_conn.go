@@ -66,7 +66,7 @@ type strictConn struct {
 	failed error     // what Read returns once all of buf was read
 	began  time.Time // when what is held came, or was next
 
-	offer   atomic.Int32 // to upgrade
+	taken   atomic.Bool // an offer to upgrade was accepted
 	refused atomic.Pointer[breach]
 	lingers atomic.Bool // when it is closed
 	stopped atomic.Bool // Read is to end at once, which is no limit
@@ -79,16 +79,9 @@ const (
 	atHead strictState = iota
 	atLength
 	atChunks
+	atOffer   // to upgrade: what follows is not HTTP any more, if it is accepted
 	atRaw     // nothing is looked at any more
 	atRefused // nothing is passed on any more
-)
-
-// What became of a client's offer to upgrade.
-const (
-	offerNone = iota
-	offerOpen
-	offerTaken
-	offerDeclined
 )
 
 var (
@@ -98,11 +91,15 @@ var (
 
 func (c *strictConn) Read(p []byte) (int, error) {
 	for len(p) > 0 {
-		if c.offer.Load() == offerDeclined {
-			return 0, io.EOF
-		}
 		if n := c.take(p); n > 0 {
 			return n, nil
+		}
+		if c.at == atOffer && !c.taken.Load() {
+			return c.peek(p)
+		}
+		if c.at == atOffer {
+			c.at, c.ok = atRaw, len(c.buf)
+			continue
 		}
 		if err := c.failed; err != nil {
 			c.failed = io.EOF // net/http would answer the same error once more
@@ -113,6 +110,21 @@ func (c *strictConn) Read(p []byte) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// peek reads behind an offer that nobody has accepted. net/http reads single
+// bytes while a request is served, to see the client leave. If it wants more, the
+// offer was declined, and what the client has sent in the other protocol already
+// must not be read as HTTP.
+func (c *strictConn) peek(p []byte) (int, error) {
+	if len(p) > 1 {
+		return 0, io.EOF
+	}
+	if len(c.buf) == 0 {
+		return c.Conn.Read(p)
+	}
+	c.ok = 1
+	return c.take(p), nil
 }
 
 // take reads what was judged, or the beginning of a head that is not there yet.
@@ -162,11 +174,8 @@ func (c *strictConn) receive(p []byte) (int, error) {
 	k, bad := c.judge(p[:n])
 	if k < n || bad != nil {
 		c.hold(p[k:n])
-		switch {
-		case bad != nil:
+		if bad != nil {
 			c.refuse(bad)
-		case c.at == atRaw:
-			c.ok = len(c.buf)
 		}
 	}
 	return k, nil // an error comes again
@@ -209,6 +218,8 @@ func (c *strictConn) judge(b []byte) (n int, err error) {
 			if k, err = c.judgeHead(b[n:]); k == 0 || c.at == atRaw {
 				return n + k, err
 			}
+		case atOffer:
+			return n, nil
 		case atLength:
 			k = int(min(c.left, int64(k)))
 			if c.left -= int64(k); c.left == 0 {
@@ -250,8 +261,7 @@ func (c *strictConn) judgeHead(b []byte) (int, error) {
 	case r.length > 0:
 		c.at, c.left = atLength, r.length
 	case r.offersUpgrade():
-		c.at = atRaw
-		c.offer.Store(offerOpen)
+		c.at = atOffer
 	}
 	return end, nil
 }
@@ -314,25 +324,6 @@ func (c *strictConn) release() {
 		strictBuffers.Put((*[strictBuffer]byte)(c.buf[:strictBuffer]))
 	}
 	c.buf = nil
-}
-
-// Write looks for the answer to an offer.
-func (c *strictConn) Write(p []byte) (int, error) {
-	if c.offer.Load() == offerOpen {
-		c.answer(view(p))
-	}
-	return c.Conn.Write(p)
-}
-
-// answer takes in what was said to an offer. If it was declined, what the
-// client has sent in the other protocol already must not be read as HTTP.
-func (c *strictConn) answer(p string) {
-	switch {
-	case strings.HasPrefix(p, "HTTP/1.1 101"):
-		c.offer.Store(offerTaken)
-	case !strings.HasPrefix(p, "HTTP/1.1 1"):
-		c.offer.Store(offerDeclined)
-	}
 }
 
 // SetReadDeadline tells a limit from the way in which net/http breaks off a

@@ -12,6 +12,9 @@ import (
 // separator: "/api%2Fx" is not below "/api".
 func target(r *http.Request) (string, *fault) {
 	u := r.URL
+	if bad := checkHTTP2(r); bad != nil {
+		return "", bad.fault()
+	}
 	if bad := refusedBefore(u); bad != nil {
 		return "", bad.fault()
 	}
@@ -32,6 +35,29 @@ func target(r *http.Request) (string, *fault) {
 		return "", badTarget("path starts with // and is not encoded")
 	}
 	return routedPath(u), nil
+}
+
+// checkHTTP2 refuses what net/http lets pass in HTTP/2, and only there, although
+// it cannot be said to a worker in one way only: a target with spaces would take
+// the request line apart, and a body with a length that is none would be lost.
+func checkHTTP2(r *http.Request) *refusal {
+	if r.ProtoMajor == 1 {
+		return nil
+	}
+	lengths := r.Header["Content-Length"]
+	switch {
+	case !isFieldName(r.Method):
+		return &refusals[badRequestLine]
+	case !isTarget(r.RequestURI):
+		return &refusals[badTargetByte]
+	case len(lengths) > 1:
+		return &refusals[manyLengths]
+	case len(lengths) == 1:
+		if n, ok := parseLength(lengths[0]); !ok || n != r.ContentLength {
+			return &refusals[badLength]
+		}
+	}
+	return nil
 }
 
 func badTarget(why string) *fault {
