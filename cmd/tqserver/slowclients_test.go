@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestSlowClients: clients that send a head a byte at a time, that stop in the middle of a body, and that hardly read.
+// TestSlowClients: clients that send a head a byte at a time, that stop in the middle of a small or a large body, and that hardly read.
 // While they hang on others are served, each costs a descriptor or two and a bounded amount of memory, and each is cut
 // off by its timeout. TQSERVER_SLOW says how many there are of each kind.
 func TestSlowClients(t *testing.T) {
@@ -50,7 +50,8 @@ type slowKind struct {
 
 var slowKinds = []slowKind{
 	{name: "head", begin: "GET /sdk HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", drip: "x", byKind: "read_timeout"},
-	{name: "body", begin: "POST /sdk/sum HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nthat is not all", held: true, byKind: "read_timeout"},
+	{name: "body", begin: "POST /sdk/sum HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nthat is not all", byKind: "read_timeout"},
+	{name: "large body", begin: "POST /sdk/sum HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nthat is not all", held: true, byKind: "read_timeout"},
 	{name: "reading", begin: "GET /sdk/endless HTTP/1.1\r\nHost: localhost\r\n\r\n", reads: true, held: true, byKind: "write_timeout"},
 }
 

@@ -25,10 +25,13 @@ type exchange struct {
 
 	length  int64        // of the body; -1: its end tells
 	body    *requestBody // nil: there is none to be read
-	whole   []byte       // the body, where it was read along with the head
+	whole   []byte       // the body, where all of it was read before a worker was chosen
 	expects bool         // the client waits for a 100 before it sends the body
 	upgrade string       // the protocol that the client asks for, or ""
 	brief   bool         // side takes what it is given at once: a view of a buffer will do
+
+	begun    bool        // body is being read, or may be at any time
+	gathered *bodyBuffer // that holds whole; nil: none of ours
 
 	peer    netip.Addr // zero: unknown
 	trusted bool       // peer is a trusted proxy
@@ -102,7 +105,12 @@ func (x *exchange) serve(path string) *fault {
 	}
 	x.page = route.Backend.page
 	x.turn = turn{backend: route.Backend}
-	return x.deliver(&x.turn)
+	f := x.gather()
+	if f == nil {
+		f = x.deliver(&x.turn)
+	}
+	x.gathered.release()
+	return f
 }
 
 // conclude answers with f if there is no answer. It reports whether the
@@ -153,12 +161,18 @@ func (x *exchange) via(e *Endpoint) error {
 	defer e.leave()
 	e.count()
 	x.attempts++
-	if x.body != nil {
-		// Without this net/http reads the whole request before it sends the
-		// first byte of the answer. HTTP/2 needs no asking.
+	x.beginBody()
+	return x.proxy.forward.forward(x, e)
+}
+
+// beginBody says that the body is going to be read. Without it net/http reads
+// the whole request before it sends the first byte of the answer. HTTP/2 needs
+// no asking.
+func (x *exchange) beginBody() {
+	if x.body != nil && !x.begun {
+		x.begun = true
 		_ = x.body.control.EnableFullDuplex()
 	}
-	return x.proxy.forward.forward(x, e)
 }
 
 // diagnose says which part failed.

@@ -20,6 +20,18 @@ const (
 	clientAborts   = 1000
 )
 
+// inBothLanes runs test with a site in either lane. It does so once, and not when all tests run in the fast lane.
+func inBothLanes(t *testing.T, test func(s *site)) {
+	if *fastLane {
+		t.Skip("the run without -fast does both")
+	}
+	for _, fast := range []bool{false, true} {
+		t.Run(map[bool]string{false: "standard", true: "fast"}[fast], func(t *testing.T) {
+			test(newSiteIn(t, fast, Options{}, BackendOptions{}))
+		})
+	}
+}
+
 // leaves runs something n times, a few at a time, and waits until there are no more goroutines and descriptors than
 // before. A first time, which is not counted, leaves what is kept on purpose.
 func (s *site) leaves(n int, do func(i int)) {
@@ -55,8 +67,9 @@ func (s *site) settle() {
 }
 
 // TestFailedUpgradesLeaveNothing: the worker refuses, switches to something else, says nothing, or talks nonsense.
-func TestFailedUpgradesLeaveNothing(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
+func TestFailedUpgradesLeaveNothing(t *testing.T) { inBothLanes(t, (*site).failUpgrades) }
+
+func (s *site) failUpgrades() {
 	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
 		for h := head(r); h != nil; h = head(r) {
 			kind := strings.Fields(h[0])[1][1:]
@@ -72,7 +85,7 @@ func TestFailedUpgradesLeaveNothing(t *testing.T) {
 		kind := kinds[i%len(kinds)]
 		c, err := net.Dial("tcp", s.addr)
 		if err != nil {
-			t.Error(err)
+			s.t.Error(err)
 			return
 		}
 		defer c.Close()
@@ -82,7 +95,7 @@ func TestFailedUpgradesLeaveNothing(t *testing.T) {
 		}
 		res, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil || res.StatusCode == 101 {
-			t.Errorf("%s: %v, %v", kind, res, err)
+			s.t.Errorf("%s: %v, %v", kind, res, err)
 		}
 	})
 }
@@ -98,8 +111,9 @@ var upgradeAnswers = map[string]string{
 }
 
 // TestWorkersThatDieLeaveNothing: each dies in the middle of an answer, of a request's body, or of both.
-func TestWorkersThatDieLeaveNothing(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
+func TestWorkersThatDieLeaveNothing(t *testing.T) { inBothLanes(t, (*site).loseWorkers) }
+
+func (s *site) loseWorkers() {
 	s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
 		for h := head(r); h != nil; h = head(r) {
 			kind := strings.Fields(h[0])[1][1:]
@@ -134,7 +148,7 @@ func TestWorkersThatDieLeaveNothing(t *testing.T) {
 		}
 		defer res.Body.Close()
 		if _, err := io.Copy(io.Discard, res.Body); err == nil && res.StatusCode != 502 {
-			t.Errorf("%s looks whole: %s", kinds[i%len(kinds)], res.Status)
+			s.t.Errorf("%s looks whole: %s", kinds[i%len(kinds)], res.Status)
 		}
 	})
 }
@@ -148,8 +162,9 @@ var halfAnswers = map[string]string{
 }
 
 // TestClientsThatLeaveLeaveNothing: in the head, in the body, while they wait, and while they read.
-func TestClientsThatLeaveLeaveNothing(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
+func TestClientsThatLeaveLeaveNothing(t *testing.T) { inBothLanes(t, (*site).leaveSites) }
+
+func (s *site) leaveSites() {
 	s.serve(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body) // or net/http does not look whether the client is there
 		switch r.URL.Path {
@@ -174,7 +189,7 @@ func TestClientsThatLeaveLeaveNothing(t *testing.T) {
 	s.leaves(clientAborts, func(i int) {
 		c, err := net.Dial("tcp", s.addr)
 		if err != nil {
-			t.Error(err)
+			s.t.Error(err)
 			return
 		}
 		defer c.Close()

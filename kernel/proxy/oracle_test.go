@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,8 +61,11 @@ func (f *reverse) forward(x *exchange, _ *Endpoint) (err error) {
 	}()
 	w := x.side.(*response)
 	in := w.in.WithContext(context.WithValue(w.in.Context(), exchangeKey{}, c))
-	if x.body != nil {
+	switch {
+	case x.body != nil:
 		in.Body = x.body
+	case len(x.whole) > 0:
+		in.Body = io.NopCloser(bytes.NewReader(x.whole))
 	}
 	f.proxy.ServeHTTP(w, in)
 	return nil

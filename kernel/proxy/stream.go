@@ -140,9 +140,9 @@ func (w *response) WriteHeader(status int) {
 		if h["Content-Type"] == nil {
 			h["Content-Type"] = nil // or net/http guesses what the worker did not say
 		}
-		if w.exchange.endpoint != nil && !w.exchange.body.wasRead() {
-			// The worker answers before it has got the whole request. What is
-			// left of it must not be taken for the next one.
+		if w.exchange.begun && !w.exchange.body.wasRead() {
+			// It is answered before the whole request has come. What is left of
+			// it must not be taken for the next one.
 			h.Set("Connection", "close")
 		}
 		if w.exchange.upgrade != "" {
@@ -247,7 +247,7 @@ func (w *response) end(abort bool) {
 	switch {
 	case abort:
 		x.body.end(0)
-	case x.endpoint != nil:
+	case x.begun:
 		x.body.end(lingerTimeout)
 	default:
 		x.body.end(discardTimeout)

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -233,7 +231,7 @@ func TestEarlyAnswerEndsTheUpload(t *testing.T) {
 		http.NewResponseController(w).EnableFullDuplex() // or the worker itself reads on first
 		http.Error(w, "too large", 413)
 	})
-	for _, head := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked", "Content-Length: 1000"} {
+	for _, head := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked", "Content-Length: 100000"} {
 		begin := time.Now()
 		_, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\n" + head + "\r\n\r\n5\r\nhello\r\n")
 		res, err := http.ReadResponse(r, nil)
@@ -380,63 +378,4 @@ func TestClientThatStopsReadingIsCut(t *testing.T) {
 		t.Errorf("logged %+v", e)
 	}
 	must(t, e.Drain(t.Context()))
-}
-
-func TestLeavingClientsLeaveNothingBehind(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
-	entered := make(chan struct{})
-	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body) // net/http watches the connection only after that
-		entered <- struct{}{}
-		<-r.Context().Done()
-	})
-	before := openFiles(t)
-	for i := range 1000 {
-		ctx, cancel := context.WithCancel(t.Context())
-		var body io.Reader
-		if i%2 == 1 {
-			body = strings.NewReader("body")
-		}
-		r := s.request("POST", "/", body).WithContext(ctx)
-		go func() { <-entered; cancel() }()
-		if _, err := s.client.Do(r); !errors.Is(err, context.Canceled) {
-			t.Fatal(err)
-		}
-	}
-	must(t, e.Drain(t.Context()))
-	if e := s.entry(999); e.Status != 499 {
-		t.Errorf("logged %+v", e)
-	}
-	s.client.CloseIdleConnections()
-	eventually(t, fmt.Sprintf("back to about %d open files", before), func() bool { return openFiles(t) <= before+2 })
-}
-
-func TestDyingWorkersLeaveNothingBehind(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
-	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
-		io.CopyN(w, r.Body, 1000)
-		flush(w)
-		panic(http.ErrAbortHandler)
-	})
-	before, goroutines := openFiles(t), runtime.NumGoroutine()
-	for range 200 {
-		body, stop := io.Pipe()
-		go func() { // goes on sending until it is cut
-			_, err := io.Copy(stop, zeros{})
-			stop.CloseWithError(err)
-		}()
-		res, err := s.client.Do(s.request("POST", "/", body))
-		if err == nil {
-			_, err = io.Copy(io.Discard, res.Body)
-			res.Body.Close()
-		}
-		body.Close()
-		if err == nil && res.StatusCode != 502 { // the upload may fail before the head of the answer is read
-			t.Fatal("a cut answer looks whole")
-		}
-	}
-	must(t, e.Drain(t.Context()))
-	s.client.CloseIdleConnections()
-	eventually(t, "goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
-	eventually(t, "files are closed", func() bool { return openFiles(t) <= before+2 })
 }

@@ -110,43 +110,6 @@ func TestUpgradeEndsWithItsEndpoint(t *testing.T) {
 	must(t, e.Drain(t.Context()))
 }
 
-func TestFailedUpgradesLeaveNothingBehind(t *testing.T) {
-	s := newSite(t, Options{}, BackendOptions{})
-	e := s.serve(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/refuse":
-			if r.Header.Get("Upgrade") == "" {
-				t.Error("the upgrade did not get through")
-			}
-			http.Error(w, "no", 403)
-		case "/die":
-			panic(http.ErrAbortHandler)
-		default:
-			echoUpgrade(w, r) // not what was asked for
-		}
-	})
-	before := openFiles(t)
-	for i := range 1000 {
-		path, status := "/other", 502
-		switch i % 3 {
-		case 1:
-			path, status = "/refuse", 403
-		case 2:
-			path, status = "/die", 502
-		}
-		res, _ := s.get(path, "Connection", "Upgrade", "Upgrade", "websocket")
-		if res.StatusCode != status {
-			t.Fatalf("%s: %s", path, res.Status)
-		}
-	}
-	if e := s.entry(0); !strings.HasPrefix(e.Error, "bad_upgrade") {
-		t.Errorf("logged %+v", e)
-	}
-	must(t, e.Drain(t.Context()))
-	s.client.CloseIdleConnections()
-	eventually(t, "files are closed", func() bool { return openFiles(t) <= before+2 })
-}
-
 func TestH2CUpgradeIsNotForwarded(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	s.serve(echoHeader)

@@ -12,7 +12,7 @@ import (
 
 const (
 	receiveBuffer = 16 << 10
-	keepBuffer    = 64 << 10 // larger ones are not kept for the next request
+	keepBuffer    = 80 << 10 // larger ones are not kept for the next request; a body that was gathered fits, with its head
 
 	// glanceTimeout is how long an answer is waited for before anything is
 	// arranged to notice that the client leaves. Most answers are faster.
@@ -141,7 +141,9 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 }
 
 // sentWhole reports whether the worker waits for nothing more of the request.
-func (t *trip) sentWhole() bool { return t.x.body == nil || t.upload.settle(t.c) }
+func (t *trip) sentWhole() bool {
+	return t.n == len(t.out) && (t.x.body == nil || t.upload.settle(t.c))
+}
 
 // exchange sends the request, or the beginning of it, and passes the answer
 // on.
@@ -194,11 +196,17 @@ func (t *trip) send() error {
 		_ = t.c.SetDeadline(time.Time{})
 		t.upload.allow(t.c)
 	}
-	if err := t.write(); err != nil {
+	if err := t.write(); err != nil && !t.sentHead() {
 		return err
 	}
 	t.upload.carryOn(t.c)
 	return nil
+}
+
+// sentHead reports whether the worker can answer although it takes no more: it
+// has the head, and lacks something of a body that is written with it.
+func (t *trip) sentHead() bool {
+	return len(t.x.whole) > 0 && t.n >= len(t.out)-len(t.x.whole)
 }
 
 // write sends t.out.
@@ -303,10 +311,11 @@ func (t *trip) mayRepeat(err error) bool {
 	if err == nil || t.heard || !isDisconnect(err) || t.upload.failed() != nil || t.x.side.context().Err() != nil {
 		return false
 	}
-	return t.n == 0 || t.c.reused && t.x.length == 0 && t.x.isRepeatable()
+	return t.n == 0 || t.c.reused && t.x.body == nil && t.x.isRepeatable()
 }
 
-// isRepeatable is the rule of net/http for requests without a body.
+// isRepeatable is the rule of net/http for requests without a body, or with one
+// that can be sent again.
 func (x *exchange) isRepeatable() bool {
 	switch x.method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
