@@ -13,8 +13,8 @@ import (
 // limit.
 type LaneOptions struct {
 	// ReadHeader is how long a client may take to send the head of a request,
-	// counted from its first byte, or for the first request from when the
-	// client connected.
+	// counted from its first byte, and how long that of the first may take to
+	// come.
 	ReadHeader func() time.Duration
 
 	// Idle is how long a connection may be unused between requests.
@@ -86,7 +86,8 @@ func (l *Lane) Serve(conn net.Conn) {
 
 // Shutdown closes unused connections, has the answers to others say that they
 // are the last, and waits until all are closed or ctx ends, whose error it
-// returns. Later connections are closed at once.
+// returns. Requests that would be handed over get 503. Later connections are
+// closed at once.
 func (l *Lane) Shutdown(ctx context.Context) error {
 	select {
 	case <-l.stop():

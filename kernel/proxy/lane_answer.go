@@ -93,9 +93,9 @@ func (k *call) appendAnswer(a *answer) (dated bool) {
 // endHead adds what every head has in the end.
 func (k *call) endHead(status int, dated bool) {
 	if !dated {
-		k.out = append(append(append(k.out, "Date: "...), date(k.x.now)...), "\r\n"...)
+		k.out = append(append(append(k.out, "Date: "...), date(time.Now())...), "\r\n"...)
 	}
-	if k.closing {
+	if k.closing = k.closing || k.conn.lane.stopping.Load(); k.closing {
 		k.out = append(k.out, "Connection: close\r\n"...)
 	}
 	k.out = append(k.out, "\r\n"...)

@@ -74,7 +74,7 @@ func (k *call) serve(c *laneConn) next {
 			return next
 		}
 		if k.why, ok = k.boring(); !ok {
-			return nextHandOver
+			return k.pass()
 		}
 		if sound := k.answer(); !sound {
 			return nextClose
@@ -93,7 +93,7 @@ func (k *call) read(used bool) (_ next, ok bool) {
 	if k.r == k.w {
 		k.r, k.w = 0, 0
 		if used && !k.conn.disuse() {
-			return nextClose, false
+			return nextLast, false
 		}
 		if next, ok := k.await(); !ok {
 			return next, false
@@ -108,7 +108,7 @@ func (k *call) read(used bool) (_ next, ok bool) {
 		switch {
 		case err != nil:
 			k.why = handRefused
-			return nextHandOver, false
+			return k.pass(), false
 		case end > 0:
 			k.body = k.r + end
 			return 0, true
@@ -170,17 +170,33 @@ func (k *call) slow(err error) next {
 	if !isTimeout(err) {
 		return nextClose
 	}
+	return k.decline(&fault{status: 408, kind: kindReadTimeout, cause: errSlowHead})
+}
+
+// pass has the connection handed over, unless nobody takes it any more.
+func (k *call) pass() next {
+	if !k.conn.lane.stopping.Load() {
+		return nextHandOver
+	}
+	return k.decline(&fault{status: 503, kind: kindNoWorker, cause: errStopping})
+}
+
+// decline answers a request that was not read, or not to its end.
+func (k *call) decline(f *fault) next {
 	method, path := subject(k.in[k.r:k.w])
 	k.req = request{method: method, path: path, fields: k.req.fields[:0]}
 	k.begin()
 	k.closing = true
-	if !k.conclude(&fault{status: 408, kind: kindReadTimeout, cause: errSlowHead}) {
+	if !k.conclude(f) {
 		return nextClose
 	}
 	return nextLast
 }
 
-const errSlowHead = errorString("client did not send the whole head of a request in time")
+const (
+	errSlowHead = errorString("client did not send the whole head of a request in time")
+	errStopping = errorString("the server stops")
+)
 
 // boring parses the head and waits a moment for the body. It reports false if
 // that is not all there is to the request.

@@ -145,12 +145,21 @@ func (c *laneConn) use() bool { return c.state.CompareAndSwap(connUnused, connUs
 // waiting for more.
 func (c *laneConn) disuse() bool {
 	c.state.Store(connUnused)
-	return !c.lane.stopping.Load() // or closeUnused has seen it unused
+	return !c.lane.stopping.Load() || c.pending() // or closeUnused has seen it unused
+}
+
+// pending reports whether something of a request has come.
+func (c *laneConn) pending() (yes bool) {
+	_ = c.raw.Control(func(fd uintptr) {
+		n, _ := peekByte(int(fd))
+		yes = n > 0
+	})
+	return yes
 }
 
 // closeUnused may be called by others.
 func (c *laneConn) closeUnused() {
-	if c.state.CompareAndSwap(connUnused, connClosed) {
+	if !c.pending() && c.state.CompareAndSwap(connUnused, connClosed) {
 		_ = c.tcp.Close()
 	}
 }
