@@ -123,7 +123,7 @@ func (k *Kernel) open() (err error) {
 			return proxy.Timeouts{Read: s.ReadTimeout, Write: s.WriteTimeout}
 		},
 		Log:      newAccessLog(k).write,
-		ErrorLog: func(line string) { k.log.Debug(line) },
+		ErrorLog: k.clientTrouble,
 	})
 	k.warnAttached()
 	k.dev = newDev(k)
@@ -255,6 +255,15 @@ func (k *Kernel) laneOptions() proxy.LaneOptions {
 		Idle:       func() time.Duration { return k.config().Server.IdleTimeout },
 		Ready:      k.routes.loaded,
 	}
+}
+
+// clientTrouble is for what goes wrong on single connections. Broken ones are nothing special; a panic is a mistake of ours.
+func (k *Kernel) clientTrouble(line string) {
+	if strings.Contains(line, "panic serving") {
+		k.log.Error(line)
+		return
+	}
+	k.log.Debug(line)
 }
 
 func (k *Kernel) acceptFailed(err error) {

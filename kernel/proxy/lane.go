@@ -67,7 +67,8 @@ func (p *Proxy) NewLane(o LaneOptions) *Lane {
 }
 
 // Serve serves a connection. It blocks until the connection is closed, also by
-// Shutdown or Close, or handed over.
+// Shutdown or Close, or handed over. A panic closes it, and goes to
+// [Options.ErrorLog], as in net/http.
 func (l *Lane) Serve(conn net.Conn) {
 	l.accepted.Add(1)
 	tcp, ok := conn.(*net.TCPConn)
@@ -81,6 +82,7 @@ func (l *Lane) Serve(conn net.Conn) {
 		return
 	}
 	defer l.remove(c)
+	defer c.survive()
 	c.serve()
 }
 

@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -87,6 +89,14 @@ func (c *laneConn) serve() {
 		limit = c.lane.o.Idle()
 	}
 	_ = c.tcp.Close()
+}
+
+// survive is deferred around serve.
+func (c *laneConn) survive() {
+	if bad := recover(); bad != nil {
+		_ = c.tcp.Close()
+		c.lane.proxy.o.ErrorLog(fmt.Sprintf("proxy: panic serving %s: %v\n%s", c.from, bad, debug.Stack()))
+	}
 }
 
 // await reports whether something came to be read within limit.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -414,5 +415,32 @@ func TestLaneCloses(t *testing.T) {
 	}
 	if n := s.lane.Stats().Open; n != 0 {
 		t.Errorf("%d connections", n)
+	}
+}
+
+// TestLaneSurvivesAPanic: it costs the connection, and is noted.
+func TestLaneSurvivesAPanic(t *testing.T) {
+	var noted atomic.Pointer[string]
+	p := New(Options{
+		Log:      func(e *Entry) { panic("bug in " + e.Path) },
+		ErrorLog: func(line string) { noted.Store(&line) },
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	f := newFastSite(p, l, laneTimeouts(time.Minute, time.Minute))
+	t.Cleanup(f.stop)
+	for range 2 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		must(t, err)
+		defer c.Close()
+		must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		io.WriteString(c, "GET /it HTTP/1.1\r\nHost: h\r\n\r\n")
+		if got, err := io.ReadAll(c); !strings.HasPrefix(string(got), "HTTP/1.1 404 ") || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	eventually(t, "the lane has let go", func() bool { return f.lane.Stats().Open == 0 })
+	if line := noted.Load(); line == nil || !strings.Contains(*line, "panic serving 127.0.0.1") || !strings.Contains(*line, "bug in /it") {
+		t.Errorf("noted %v", line)
 	}
 }
