@@ -162,7 +162,7 @@ func parseField(line string) (field, error) {
 	if !canonical {
 		name = textproto.CanonicalMIMEHeaderKey(name)
 	}
-	value := strings.Trim(line[colon+1:], " \t")
+	value := trimBlanks(line[colon+1:])
 	if !isFieldValue(value) {
 		return field{}, fmt.Errorf("%w: control character in header %s", errAnswer, name)
 	}

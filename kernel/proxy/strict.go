@@ -145,7 +145,7 @@ func cutField(line []byte) (field, *refusal) {
 	for i, c := range line {
 		switch {
 		case c == ':' && i > 0:
-			value := strings.Trim(view(line[i+1:]), " \t")
+			value := trimBlanks(view(line[i+1:]))
 			if !isFieldValue(value) {
 				return field{}, &refusals[badFieldValue]
 			}

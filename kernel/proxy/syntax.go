@@ -41,6 +41,17 @@ func unhex(c byte) (digit byte, ok bool) {
 	return 0, false
 }
 
+// trimBlanks cuts off the spaces and tabs around a value.
+func trimBlanks(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
 func indexLF(b []byte) int { return bytes.IndexByte(b, '\n') }
 
 // isWord reports whether s is an ASCII word, in any case. Of equal length, no
