@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,13 +47,20 @@ var (
 
 // TestSuites runs tests of others with each of their httptest servers behind a proxy of ours. What passes without the
 // proxy must pass with it, except the cases in testdata/suites.txt, which says why. TQSERVER_SUITES=all runs all suites,
-// another value those whose name has it.
+// another value those whose name has it, in both lanes; else the fast one has to do.
 func TestSuites(t *testing.T) {
-	which, suites := os.Getenv("TQSERVER_SUITES"), quickSuites
-	if which != "" {
-		suites = append(slices.Clone(quickSuites), otherSuites...)
+	which := os.Getenv("TQSERVER_SUITES")
+	if which == "" {
+		runSuites(t, quickSuites, which, true)
+		return
 	}
-	f := startFronts(t)
+	suites := append(slices.Clone(quickSuites), otherSuites...)
+	t.Run("standard", func(t *testing.T) { runSuites(t, suites, which, false) })
+	t.Run("fast", func(t *testing.T) { runSuites(t, suites, which, true) })
+}
+
+func runSuites(t *testing.T, suites []suite, which string, fast bool) {
+	f := startFronts(t, fast)
 	overlay := overlayHTTPTest(t)
 	known := knownCases(t)
 	for _, s := range suites {
@@ -64,9 +72,9 @@ func TestSuites(t *testing.T) {
 			t.Run(name, func(t *testing.T) { s.compare(t, overlay, f.lis.Addr().String(), known) })
 		}
 	}
-	t.Logf("%d servers were put behind a proxy", f.served)
-	if f.served == 0 {
-		t.Error("no server was put behind a proxy")
+	t.Logf("%d servers were put behind a proxy, whose fast lane has served %d requests", f.served, f.fastRequests.Load())
+	if f.served == 0 || fast != (f.fastRequests.Load() > 0) {
+		t.Error("no server was put behind a proxy, or not in this lane")
 	}
 }
 
@@ -267,20 +275,23 @@ func (s *Server) askForFront() {
 // fronts gives proxies to who connects and names a worker; each lasts as long as the connection.
 type fronts struct {
 	t      *testing.T
+	fast   bool // with a fast lane
 	lis    net.Listener
 	all    sync.WaitGroup
 	mu     sync.Mutex
 	served int
 	conns  map[net.Conn]bool
+
+	fastRequests atomic.Uint64
 }
 
-func startFronts(t *testing.T) *fronts {
+func startFronts(t *testing.T, fast bool) *fronts {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fronts{t: t, lis: lis, conns: map[net.Conn]bool{}}
+	f := &fronts{t: t, fast: fast, lis: lis, conns: map[net.Conn]bool{}}
 	f.all.Go(func() {
 		for {
 			c, err := lis.Accept()
@@ -332,11 +343,65 @@ func (f *fronts) serve(c net.Conn) {
 		f.t.Error(err)
 		return
 	}
-	srv := p.Server("", func() (time.Duration, time.Duration) { return 0, 0 })
-	var serving sync.WaitGroup
-	serving.Go(func() { _ = srv.Serve(lis) })
+	stop := f.front(p, lis)
 	fmt.Fprintln(c, lis.Addr())
 	_, _ = io.Copy(io.Discard, in)
-	srv.Close()
-	serving.Wait()
+	stop()
+}
+
+// front serves what comes to lis until stop is called.
+func (f *fronts) front(p *proxy.Proxy, lis net.Listener) (stop func()) {
+	srv := p.Server("", func() (time.Duration, time.Duration) { return 0, 0 })
+	in := &handedOver{Listener: lis, conns: make(chan net.Conn), closed: make(chan struct{})}
+	var serving, inLane sync.WaitGroup
+	limit := func() time.Duration { return 0 }
+	lane := p.NewLane(proxy.LaneOptions{ReadHeader: limit, Idle: limit, HandOver: in.give})
+	serving.Go(func() { _ = srv.Serve(in) })
+	serving.Go(func() {
+		for {
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			if f.fast {
+				inLane.Go(func() { lane.Serve(conn) })
+			} else {
+				in.give(conn, nil)
+			}
+		}
+	})
+	return func() {
+		close(in.closed)
+		srv.Close()
+		lis.Close()
+		serving.Wait()
+		lane.Close()
+		inLane.Wait()
+		f.fastRequests.Add(lane.Stats().Requests)
+	}
+}
+
+// handedOver is the listener of net/http's server, which gets what the lane does not serve.
+type handedOver struct {
+	net.Listener
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (h *handedOver) give(c net.Conn, early []byte) {
+	c = proxy.Strict(c, early)
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		c.Close()
+	}
+}
+
+func (h *handedOver) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
 }
