@@ -170,6 +170,7 @@ func TestPluginsStoppedUnderLoad(t *testing.T) {
 
 // TestHungPluginIsReplaced waits for the heartbeat to find a plugin that hangs for good.
 func TestHungPluginIsReplaced(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("one")})
 	s.start()
 	old := s.running("builder").PID

@@ -84,6 +84,7 @@ func TestExecSavesUnderLoad(t *testing.T) {
 
 // TestNodeSavesUnderLoad does the same with Node.js, and lets each worker end by itself.
 func TestNodeSavesUnderLoad(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("no Node.js is installed, so its pages were not tried")
 	}
@@ -162,6 +163,7 @@ func TestExecFaults(t *testing.T) {
 
 // TestExecMissingProgram skips a page, with a notice, and serves the others; until the program is there.
 func TestExecMissingProgram(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok"), "pages/p/text.txt": "found"})
 	program := s.path("bin/interpreter")
 	s.write("pages/p/page.yaml", strings.Replace(execPage(t), "[sh]", "["+program+"]", 1))

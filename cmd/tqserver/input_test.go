@@ -58,6 +58,7 @@ func TestBadConfigurationAtStart(t *testing.T) {
 
 // TestBadConfigurationAtReload leaves the running one in force, shows why, and takes the next good one.
 func TestBadConfigurationAtReload(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, map[string]string{"pages/index/main.go": envPage("GOMAXPROCS")})
 	s.start()
 	l := s.startLoad([]client{{name: "GET", path: "/"}, {name: "new connection", path: "/", newConn: true}}, nil)

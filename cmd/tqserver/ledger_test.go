@@ -23,6 +23,7 @@ import (
 // saved and rolled back, and every POST must succeed; in the second half workers are killed as well.
 // TQSERVER_LEDGER says how many requests there are.
 func TestLedger(t *testing.T) {
+	t.Parallel()
 	ways := waysToWorkers()
 	n := amount(t, "TQSERVER_LEDGER", 3000) / len(ways)
 	eachOf(t, ways, func(t *testing.T, l lane) {

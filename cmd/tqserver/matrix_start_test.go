@@ -13,6 +13,7 @@ import (
 // TestBadPluginsAtStart starts a site that has served before with a bad plugin on all five stages at once: the pages
 // are served as they were, each stage tells what is wrong with it, and the next good configuration goes live.
 func TestBadPluginsAtStart(t *testing.T) {
+	t.Parallel()
 	use := standin(t)
 	var modes sync.WaitGroup
 	defer modes.Wait()

@@ -62,6 +62,7 @@ var (
 // TestBadPluginsAtReload has each stage use each bad plugin in a running site: it is refused, or fails at work, and
 // that is told once and clearly. Requests never notice, the kernel stays quiet, and nothing is left.
 func TestBadPluginsAtReload(t *testing.T) {
+	t.Parallel()
 	use := standin(t)
 	var stages sync.WaitGroup
 	defer stages.Wait()

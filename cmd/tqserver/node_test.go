@@ -25,6 +25,7 @@ const npmPatience = 5 * time.Minute
 
 // TestNodePlugin builds the example in docs/plugins/node as its README says, and puts it to work.
 func TestNodePlugin(t *testing.T) {
+	t.Parallel()
 	plugin := buildNodePlugin(t)
 	t.Run("description", func(t *testing.T) {
 		out, errs, err := newSite(t, nil).run("plugin", "describe", plugin)

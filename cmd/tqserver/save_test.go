@@ -56,6 +56,7 @@ func TestMaxRequestsUnderLoad(t *testing.T) {
 // TestBadReleasesNeverGoLive tries everything that a save can break: the old worker serves on, the fault is in the log
 // and in the status, and the next good save goes live.
 func TestBadReleasesNeverGoLive(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("good 0")})
 	s.configure("", "ready_timeout_ms: 1500", "")
 	s.start()

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -59,14 +60,20 @@ func newSite(t *testing.T, files map[string]string) *site {
 	return s
 }
 
+// freePort finds a port below those that the system gives to clients, and a new one each time.
 func freePort(t *testing.T) int {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 30000 + int(lastPort.Add(1)%2700)
+		if lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			lis.Close()
+			return port
+		}
 	}
-	defer lis.Close()
-	return lis.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
+
+var lastPort = func() (n atomic.Uint32) { n.Store(rand.Uint32N(2700)); return }()
 
 // freeRange finds ports below those that the system gives to clients. Where a stranger takes one meanwhile, the
 // server skips it.
