@@ -103,7 +103,7 @@ func TestWhatIsSentAgain(t *testing.T) {
 		kind         string
 	}{
 		{alive, "GET", "", "", 1000, 200, ""},
-		{alive, "POST", "", "Idempotency-Key", 1000, 200, ""},
+		{alive, "POST", "", "Idempotency-Key", 1000, 502, "worker_closed"},
 		{alive, "DELETE", "", "", 1000, 502, "worker_closed"},
 		{alive, "POST", "", "", 1000, 502, "worker_closed"},
 		{alive, "POST", "", "", 1, 502, "worker_closed"},
@@ -113,7 +113,7 @@ func TestWhatIsSentAgain(t *testing.T) {
 		{alive, "POST", "body", "", 1000, 502, "worker_closed"},
 		{alive, "POST", "body", "", 1, 502, "worker_closed"},
 		{alive, "POST", "body", "", 0, 200, ""},
-		{alive, "POST", "body", "Idempotency-Key", 1000, 200, ""},
+		{alive, "POST", "body", "Idempotency-Key", 1000, 502, "worker_closed"},
 		{dead, "POST", "", "", 0, 502, "dial"},
 		{dead, "POST", "body", "", 0, 502, "dial"},
 	} {

@@ -140,9 +140,9 @@ func (w *response) WriteHeader(status int) {
 		if h["Content-Type"] == nil {
 			h["Content-Type"] = nil // or net/http guesses what the worker did not say
 		}
-		if w.exchange.begun && !w.exchange.body.wasRead() {
+		if w.exchange.begun && w.in.ProtoMajor == 1 && !w.exchange.body.wasRead() {
 			// It is answered before the whole request has come. What is left of
-			// it must not be taken for the next one.
+			// it must not be taken for the next one. HTTP/2 keeps them apart.
 			h.Set("Connection", "close")
 		}
 		if w.exchange.upgrade != "" {

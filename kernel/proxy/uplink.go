@@ -314,14 +314,14 @@ func (t *trip) mayRepeat(err error) bool {
 	return t.n == 0 || t.c.reused && t.x.body == nil && t.x.isRepeatable()
 }
 
-// isRepeatable is the rule of net/http for requests without a body, or with one
-// that can be sent again.
+// isRepeatable goes by the safe methods of RFC 9110 9.2.1. A POST is never
+// repeated, also where it has an Idempotency-Key: the worker may know none.
 func (x *exchange) isRepeatable() bool {
 	switch x.method {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
 	}
-	return len(x.side.values(nil, "Idempotency-Key")) > 0 || len(x.side.values(nil, "X-Idempotency-Key")) > 0
+	return false
 }
 
 // readHead reads the next head of an answer into t.answer.

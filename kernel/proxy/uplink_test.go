@@ -227,14 +227,14 @@ func TestResponseTimeoutCountsFromTheEndOfTheRequest(t *testing.T) {
 		close(begun)
 		io.Copy(io.Discard, r)
 	})
-	conn, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+	conn, r := s.dial("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
 	<-begun
 	must(t, conn.SetReadDeadline(time.Now().Add(3*limit))) // the client's pause is the input
 	if got, err := r.Peek(1); !isTimeout(err) {
 		t.Fatalf("before the end of the request: %q, %v", got, err)
 	}
 	must(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
-	io.WriteString(conn, "b")
+	io.WriteString(conn, "0\r\n\r\n")
 	res, err := http.ReadResponse(r, nil)
 	must(t, err)
 	if e := s.entry(0); res.StatusCode != 504 || !strings.HasPrefix(e.Error, "response_timeout") {
