@@ -21,8 +21,8 @@ func (s *site) serving(page string) (pids []int) {
 	return pids
 }
 
-// awaitServing waits until so many workers of a page serve, and gives their process IDs.
-func (s *site) awaitServing(page string, n int) (pids []int) {
+// awaitSet waits until so many workers of a page serve, and gives their process IDs.
+func (s *site) awaitSet(page string, n int) (pids []int) {
 	s.t.Helper()
 	s.await(fmt.Sprintf("%d workers of %s", n, page), func() error {
 		p := s.page(page)
@@ -60,7 +60,7 @@ func TestSeveralWorkers(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("one")})
 	s.configure("", "default: {instances: 3}", "")
 	s.start()
-	first := s.awaitServing("index", 3)
+	first := s.awaitSet("index", 3)
 
 	l := s.startLoad(everyKind("/"), nil)
 	s.await("all workers to answer", func() error {
@@ -73,7 +73,7 @@ func TestSeveralWorkers(t *testing.T) {
 	})
 	s.write("pages/index/main.go", textPage("two"))
 	s.awaitBody("/", "two")
-	second := s.awaitServing("index", 3)
+	second := s.awaitSet("index", 3)
 	if both := common(first, second); len(both) > 0 {
 		t.Errorf("workers %v of the old release serve", both)
 	}
@@ -87,7 +87,7 @@ func TestSeveralWorkers(t *testing.T) {
 	})
 	s.rollback("index")
 	s.awaitBody("/", "one")
-	s.awaitServing("index", 3)
+	s.awaitSet("index", 3)
 	l.mustHold()
 }
 
@@ -100,7 +100,7 @@ func TestOneOfSeveralKilled(t *testing.T) {
 	l := s.startLoad(clients, nil)
 	const kills = 5
 	for range kills {
-		pids := s.awaitServing("index", 3)
+		pids := s.awaitSet("index", 3)
 		s.signal(pids[0], syscall.SIGKILL)
 		s.await("another worker", func() error {
 			if now := s.serving("index"); len(now) != 3 || slices.Contains(now, pids[0]) || len(common(pids, now)) != 2 {
@@ -130,12 +130,12 @@ func TestNumberOfWorkers(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
 	s.configure("", "default: {instances: 3}", "")
 	s.start()
-	three := s.awaitServing("index", 3)
+	three := s.awaitSet("index", 3)
 	l := s.startLoad(everyKind("/"), nil)
 	s.reinstance("1")
-	one := s.awaitServing("index", 1)
+	one := s.awaitSet("index", 1)
 	s.reinstance("2")
-	two := s.awaitServing("index", 2)
+	two := s.awaitSet("index", 2)
 	if len(common(three, one)) != 1 || len(common(one, two)) != 1 {
 		t.Errorf("workers were replaced: %v, then %v, then %v", three, one, two)
 	}
@@ -146,7 +146,7 @@ func TestNumberOfWorkers(t *testing.T) {
 	l.mustHold()
 
 	s.reinstance("1-3") // two are as good as one: what serves stays
-	if now := s.awaitServing("index", 2); len(common(two, now)) != 2 {
+	if now := s.awaitSet("index", 2); len(common(two, now)) != 2 {
 		t.Errorf("workers were replaced: %v, then %v", two, now)
 	}
 	var busy []client
@@ -154,9 +154,9 @@ func TestNumberOfWorkers(t *testing.T) {
 		busy = append(busy, client{name: "busy", path: "/?ms=400"})
 	}
 	l = s.startLoad(busy, nil)
-	s.awaitServing("index", 3)
+	s.awaitSet("index", 3)
 	s.reinstance("1-2")
-	s.awaitServing("index", 2)
+	s.awaitSet("index", 2)
 	l.mustHold()
 	if p := s.page("index"); p.Instances != "1-2" {
 		t.Errorf("the status says %q", p.Instances)
@@ -176,7 +176,7 @@ func TestWorkersHaveTheirLimit(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": lonelyPage()})
 	s.configure("", "default: {instances: 2, max_in_flight: 1}", "")
 	s.start()
-	s.awaitServing("index", 2)
+	s.awaitSet("index", 2)
 	var clients []client
 	for range 4 {
 		clients = append(clients, client{name: "GET", path: "/?ms=20"}, client{name: "POST", path: "/?ms=10", post: 1 << 10, newConn: true})
@@ -196,7 +196,7 @@ func TestWorkersHaveTheirLimit(t *testing.T) {
 	if _, errs, err := s.run("reload"); err != nil {
 		t.Fatalf("reload: %v, %s", err, errs)
 	}
-	s.awaitServing("index", 1)
+	s.awaitSet("index", 1)
 	l = s.startLoad(clients, nil)
 	s.await("a request to be refused", func() error {
 		l.mu.Lock()
