@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -237,14 +238,18 @@ func wantLine(t *testing.T, lines *bufio.Scanner, want string) {
 	t.Fatalf("response ended (%v) before the line %q", lines.Err(), want)
 }
 
+// freePort finds a port below those that the system gives to clients, which could take it before it is used.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 5000 + rand.IntN(3000)
+		if l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // eventually polls a condition on another process.
