@@ -65,7 +65,7 @@ func newBooks(t *testing.T, l lane) *books {
 	t.Helper()
 	b := &books{site: newSite(t, map[string]string{"pages/index/main.go": ledgerPage, "pages/index/version.go": ownVersion(0)}), told: map[int64]outcome{}}
 	b.ledger = filepath.Join(b.dir, "ledger")
-	b.configure("log_level: error\n"+l.server, fmt.Sprintf("%sprobation_ms: 0\ndefault:\n  env: {LEDGER: %q}\n  %s", l.workers, b.ledger, l.page), "")
+	b.configure("log_level: error\n"+l.server, fmt.Sprintf("probation_ms: 0\ndefault:\n  env: {LEDGER: %q}\n  %s", b.ledger, l.page), "")
 	b.start()
 	b.awaitBody("/", "0")
 	return b
