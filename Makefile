@@ -22,6 +22,7 @@ run: build ## serve pages/ on http://localhost:8080
 test: vet browser ## all tests, race detector on
 	@command -v $$($(GO) env CC) >/dev/null || { echo "make test: the race detector needs a C compiler: install gcc, or set CC"; exit 1; }
 	$(GO) test -race -count=1 -timeout 40m ./...
+	$(GO) test -count=1 -run '^TestLaneAllocatesNothing$$' ./kernel/proxy # with the race detector it allocates
 	$(MAKE) --no-print-directory fuzz FUZZ=12s
 
 bench: build ## measure bin/tqserver anew for docs/benchmarks.md, in about 12 minutes

@@ -239,6 +239,11 @@ func checkStateChange(ctx context.Context, t *trial) error {
 	if err != nil {
 		return err
 	}
+	return c.follows(ctx, w)
+}
+
+// follows reports a worker as healthy, then as not while it is down, then as healthy again.
+func (c *checking) follows(ctx context.Context, w *target) error {
 	if err := c.replace(ctx, w.as("worker")); err != nil {
 		return err
 	}
@@ -252,7 +257,7 @@ func checkStateChange(ctx context.Context, t *trial) error {
 	if err := w.up(); err != nil {
 		return err
 	}
-	_, err = c.until(ctx, "worker", true)
+	_, err := c.until(ctx, "worker", true)
 	return err
 }
 

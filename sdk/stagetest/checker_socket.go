@@ -30,19 +30,5 @@ func checkSocketTarget(ctx context.Context, t *trial) error {
 	if err := w.up(); err != nil {
 		return err
 	}
-	if err := c.replace(ctx, w.as("worker")); err != nil {
-		return err
-	}
-	if _, err := c.until(ctx, "worker", true); err != nil {
-		return err
-	}
-	w.down()
-	if _, err := c.until(ctx, "worker", false); err != nil {
-		return err
-	}
-	if err := w.up(); err != nil {
-		return err
-	}
-	_, err = c.until(ctx, "worker", true)
-	return err
+	return c.follows(ctx, w)
 }
