@@ -20,16 +20,20 @@ import (
 // that was said to another, what looks whole is whole, and no POST is executed
 // twice.
 func TestChaos(t *testing.T) {
-	const clients, requests = 8, 60
 	s := newSite(t, Options{}, BackendOptions{})
 	w := &chaoticWorker{t: t, executed: make(map[string]int)}
 	e := s.raw(EndpointOptions{}, w.serve)
+	w.meet(s, 8, 60, func(stop <-chan struct{}) { swapUntil(s, e, stop) })
+}
+
+// meet has clients send requests, beside swap, and looks at what was executed.
+func (w *chaoticWorker) meet(s *site, clients, requests int, swap func(stop <-chan struct{})) {
 	stop := make(chan struct{})
 	var swaps, all sync.WaitGroup
-	swaps.Go(func() { swapUntil(s, e, stop) })
+	swaps.Go(func() { swap(stop) })
 	for n := range clients {
 		all.Go(func() {
-			c := &chaoticClient{t: t, site: s}
+			c := &chaoticClient{t: w.t, site: s}
 			defer c.leave()
 			for i := range requests {
 				c.request(fmt.Sprintf("%d-%d", n, i))
@@ -43,11 +47,11 @@ func TestChaos(t *testing.T) {
 	defer w.mu.Unlock()
 	for id, n := range w.executed {
 		if n > 1 {
-			t.Errorf("POST %s was executed %d times", id, n)
+			w.t.Errorf("POST %s was executed %d times", id, n)
 		}
 	}
 	if len(w.executed) == 0 {
-		t.Error("nothing was executed")
+		w.t.Error("nothing was executed")
 	}
 }
 

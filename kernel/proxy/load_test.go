@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -97,7 +96,7 @@ func TestNoPlaceIsLost(t *testing.T) {
 // TestChaosOfSeveralWorkers is TestChaos with limits, a line, ejections and
 // retries: no client gets another's answer, and no POST is executed twice.
 func TestChaosOfSeveralWorkers(t *testing.T) {
-	const clients, requests, limit = 12, 40, 2
+	const limit = 2
 	s := newSite(t, Options{}, BackendOptions{
 		Eject: func() (int, time.Duration) { return 2, 5 * time.Millisecond },
 	})
@@ -106,31 +105,7 @@ func TestChaosOfSeveralWorkers(t *testing.T) {
 	for range 3 {
 		set = append(set, s.raw(EndpointOptions{MaxInFlight: limit}, w.serve))
 	}
-	stop := make(chan struct{})
-	var swaps, all sync.WaitGroup
-	swaps.Go(func() { swapOneOf(s, set, stop) })
-	for n := range clients {
-		all.Go(func() {
-			c := &chaoticClient{t: t, site: s}
-			defer c.leave()
-			for i := range requests {
-				c.request(fmt.Sprintf("%d-%d", n, i))
-			}
-		})
-	}
-	all.Wait()
-	close(stop)
-	swaps.Wait()
-	w.mu.Lock()
-	for id, n := range w.executed {
-		if n > 1 {
-			t.Errorf("POST %s was executed %d times", id, n)
-		}
-	}
-	if len(w.executed) == 0 {
-		t.Error("nothing was executed")
-	}
-	w.mu.Unlock()
+	w.meet(s, 12, 40, func(stop <-chan struct{}) { swapOneOf(s, set, stop) })
 	eventually(t, "everything ends", func() bool { return s.backend.load.Load() == 0 })
 	st := s.backend.Stats()
 	t.Logf("%+v", st)
