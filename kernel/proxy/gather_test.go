@@ -109,9 +109,7 @@ func TestAnswerToABodyThatIsNotTaken(t *testing.T) {
 	s := newSite(t, Options{}, BackendOptions{})
 	e := s.serve(text("not to be asked"))
 	c := &full{scripted{[]byte("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"), 1000}, 5000}
-	kept := &workerConn{stream: c, endpoint: e, raw: silent{}, look: func(uintptr) {}}
-	kept.seen.err = syscall.EAGAIN
-	e.pool.put(kept, time.Now())
+	e.pool.put(keptConn(c, e), time.Now())
 	res, said := s.do(s.request("POST", "/", strings.NewReader(strings.Repeat("x", 10_000))))
 	if res.StatusCode != 413 || said != "no" {
 		t.Errorf("%s %q", res.Status, said)

@@ -4,18 +4,27 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// maxIdleConns is how many unused connections to a worker are kept.
-const maxIdleConns = 256
+const (
+	maxIdleConns = 256 // how many unused connections to a worker are kept
+
+	// trustAfter is how many connections of a worker must have been found open
+	// and silent, none of them otherwise, until one that was used less than
+	// trustTime ago is taken without a look.
+	trustAfter = 100
+	trustTime  = time.Millisecond
+)
 
 // pool holds the unused connections to one worker. The one used last is taken
 // first, so that under less load the others grow old and are closed. It starts
 // no goroutine, and is safe for concurrent use.
 type pool struct {
 	timeout time.Duration // after which an unused connection is closed
+	trust   atomic.Int32  // looks since one that found something
 
 	mu      sync.Mutex
 	idle    []*workerConn // by the time of their last use
@@ -29,12 +38,36 @@ type pool struct {
 func (p *pool) take(now time.Time) *workerConn {
 	for {
 		c := p.pop()
-		if c == nil || now.Sub(c.idleSince) < p.timeout && c.quiet() {
+		if c == nil || p.usable(c, now) {
 			return c
 		}
 		c.Close()
 	}
 }
+
+// usable looks at a connection before it is used. Under load one is used again
+// microseconds later, and the look is as much as a tenth of what the request
+// costs: a worker that never gave rise to doubt is spared it there.
+func (p *pool) usable(c *workerConn, now time.Time) bool {
+	unused, trust := now.Sub(c.idleSince), p.trust.Load()
+	switch {
+	case unused >= p.timeout:
+		return false
+	case unused < trustTime && trust >= trustAfter:
+		return true
+	case !c.quiet():
+		p.doubt()
+		return false
+	}
+	if trust < trustAfter {
+		p.trust.Add(1)
+	}
+	return true
+}
+
+// doubt has the connections looked at again before each use: one of them was
+// closed without a word, or the worker said what nobody had asked for.
+func (p *pool) doubt() { p.trust.Store(0) }
 
 func (p *pool) pop() *workerConn {
 	p.mu.Lock()

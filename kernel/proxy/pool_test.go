@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,8 +120,7 @@ func TestWhatIsSentAgain(t *testing.T) {
 	} {
 		s.backend.Set(c.e)
 		got.Store(0)
-		kept := &workerConn{stream: &dying{writes: c.writes}, endpoint: c.e, raw: silent{}, look: func(uintptr) {}}
-		kept.seen.err = syscall.EAGAIN
+		kept := keptConn(&dying{writes: c.writes}, c.e)
 		c.e.pool.closeIdle()
 		c.e.pool.take(time.Now())
 		c.e.pool.put(kept, time.Now())
@@ -169,9 +169,7 @@ func TestPool(t *testing.T) {
 		e := NewEndpoint(EndpointOptions{IdleTimeout: 20 * time.Second}) // ours is 15 s
 		var closed []int
 		put := func(n int) {
-			c := &workerConn{stream: &closing{n: n, closed: &closed}, endpoint: e}
-			c.raw, c.look, c.seen.err = silent{}, func(uintptr) {}, syscall.EAGAIN
-			e.pool.put(c, time.Now())
+			e.pool.put(keptConn(&closing{n: n, closed: &closed}, e), time.Now())
 		}
 		for n := range 3 {
 			put(n)
@@ -208,6 +206,67 @@ func TestPool(t *testing.T) {
 		}
 		e.Close()
 	})
+}
+
+// TestTrustedConnectionIsTakenWithoutALook: right after its last use, while no
+// connection of the worker was ever found closed or loud.
+func TestTrustedConnectionIsTakenWithoutALook(t *testing.T) {
+	e := NewEndpoint(EndpointOptions{})
+	defer e.Close()
+	now, looks := time.Now(), 0
+	c := keptConn(&scripted{}, e)
+	c.look = func(uintptr) { looks++ }
+	take := func(rested time.Duration, sound bool, want int) {
+		t.Helper()
+		looks = 0
+		e.pool.put(c, now)
+		if got := e.pool.take(now.Add(rested)) != nil; got != sound || looks != want {
+			t.Errorf("after %v: taken %t, %d looks", rested, got, looks)
+		}
+	}
+	for range trustAfter {
+		take(0, true, 1)
+	}
+	take(0, true, 0)
+	take(trustTime, true, 1)
+	take(0, true, 0)
+	c.seen.err = nil // something has come
+	take(trustTime, false, 1)
+	take(0, false, 1)
+	c.seen.err = syscall.EAGAIN
+	take(0, true, 1)
+}
+
+// TestDoubt: what a worker does between its answers has its connections looked
+// at again.
+func TestDoubt(t *testing.T) {
+	for name, answer := range map[string]string{
+		"closed": "",
+		"loud":   "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno more",
+	} {
+		e := NewEndpoint(EndpointOptions{})
+		e.pool.trust.Store(trustAfter)
+		c := keptConn(&scripted{[]byte(answer), 1000}, e)
+		c.reused = true
+		x := New(Options{}).begin(recorder{httptest.NewRecorder()}, httptest.NewRequest("POST", "/", nil))
+		trip := trips.Get().(*trip)
+		must(t, trip.prepare(x, e))
+		if _, err := trip.attempt(c); (err == nil) != (answer != "") {
+			t.Errorf("%s: %v", name, err)
+		}
+		trip.release()
+		if n := e.pool.trust.Load(); n != 0 {
+			t.Errorf("%s: trusted for %d", name, n)
+		}
+		e.Close()
+	}
+}
+
+// keptConn is a connection to be kept, on which nothing has come.
+func keptConn(s stream, e *Endpoint) *workerConn {
+	c := &workerConn{stream: s, endpoint: e, raw: silent{}, look: func(uintptr) {}}
+	c.seen.err = syscall.EAGAIN
+	return c
 }
 
 // silent is the raw side of a connection on which nothing has come.

@@ -130,13 +130,14 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		t.unwatch = nil
 	}
 	if sound {
-		if t.patient || t.pause > 0 { // or it was a glance ago that the request was sent
-			t.x.now = time.Now()
-		}
+		t.x.now = time.Now()
 		t.e.pool.put(c, t.x.now)
-	} else {
-		c.Close()
+		return again, err
 	}
+	if c.reused && err != nil && !t.heard || t.whole && t.r < t.w {
+		t.e.pool.doubt()
+	}
+	c.Close()
 	return again, err
 }
 

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -273,9 +272,7 @@ func TestSlowWorkerGetsTheWholeBody(t *testing.T) {
 	e, _ := s.worker(nil, EndpointOptions{ResponseTimeout: time.Minute})
 	s.backend.Set(e)
 	worker := &reluctant{left: size, done: make(chan struct{})}
-	kept := &workerConn{stream: worker, endpoint: e, raw: silent{}, look: func(uintptr) {}}
-	kept.seen.err = syscall.EAGAIN
-	e.pool.put(kept, time.Now())
+	e.pool.put(keptConn(worker, e), time.Now())
 	r := s.request("POST", "/", io.LimitReader(zeros{}, size))
 	r.ContentLength = size
 	if res, body := s.do(r); res.StatusCode != 200 || body != "ok" {
