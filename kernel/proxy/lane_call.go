@@ -130,6 +130,7 @@ func (k *call) await() (_ next, ok bool) {
 		k.first = now.Add(keepTime)
 		_ = k.conn.tcp.SetReadDeadline(k.first)
 	}
+	run.yield(now)
 	n, err := k.conn.tcp.Read(k.in)
 	k.w = n
 	switch {

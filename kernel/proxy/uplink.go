@@ -201,6 +201,7 @@ func (t *trip) send() error {
 		return err
 	}
 	t.upload.carryOn(t.c)
+	run.yield(now)
 	return nil
 }
 
