@@ -66,13 +66,14 @@ func (f *front) renew(srv *http.Server) {
 }
 
 func (f *front) connState(e *era, c net.Conn, state http.ConnState) {
+	idled := proxy.Idled(c, state, e.srv.IdleTimeout)
 	switch state {
 	case http.StateNew:
 		f.change(e, func() { e.open++; f.taken++ })
 	case http.StateClosed, http.StateHijacked:
 		f.change(e, func() {
 			e.open--
-			if state == http.StateClosed && proxy.Idled(c) {
+			if idled {
 				f.idled++
 			}
 		})
