@@ -75,6 +75,7 @@ type strictConn struct {
 	lingers atomic.Bool // when it is closed
 	stopped atomic.Bool // Read is to end at once, which is no limit
 	idled   atomic.Bool // no request had begun when the last Read met its limit
+	begun   atomic.Bool // there was a request, or HTTP/2
 }
 
 type strictState uint8
@@ -363,9 +364,10 @@ func (c *strictConn) SetReadDeadline(t time.Time) error {
 // net/http has a timer of its own, since the last of its requests had ended.
 func Idled(c net.Conn, state http.ConnState, idle time.Duration) bool {
 	s, ok := c.(*strictConn)
-	if !ok {
+	if !ok || state == http.StateNew {
 		return false
 	}
+	s.begun.Store(true)
 	if state == http.StateClosed {
 		return s.idled.Load() || idle > 0 && !s.rests.IsZero() && time.Since(s.rests) >= idle
 	}
@@ -374,6 +376,13 @@ func Idled(c net.Conn, state http.ConnState, idle time.Duration) bool {
 		s.rests = time.Now()
 	}
 	return false
+}
+
+// Fresh reports whether nothing has come over c yet, which is a connection from
+// [Strict], as far as [Idled] was told.
+func Fresh(c net.Conn) bool {
+	s, ok := c.(*strictConn)
+	return ok && !s.begun.Load()
 }
 
 // ReadFrom lets the kernel move the bytes where it can.
