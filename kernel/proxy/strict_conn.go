@@ -36,6 +36,9 @@ const (
 // whose framing breaks fails. What follows an accepted offer to upgrade, or the
 // preface of HTTP/2, is not looked at.
 //
+// Where the server is that of [Proxy.Server] a head has the time that was given
+// for it from its first byte on; elsewhere, none but that of the first is limited.
+//
 // No buffer is held while nothing has come. Close first lets a client that was
 // refused read why, for 500 ms at most. Read is for one goroutine at a time,
 // everything else is safe for concurrent use.
