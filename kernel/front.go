@@ -25,18 +25,20 @@ type front struct {
 	taken  uint64 // connections that a server was given
 	idled  uint64 // those of them that were closed since no request came in time
 	done   sync.WaitGroup
+
+	settling time.Duration // how long clients that have just connected may take, while the server stops, to begin what they came for
 }
 
 // era is one server with the connections that it was given. All but srv and in is guarded by front.mu.
 type era struct {
 	srv   *http.Server
 	in    *handoff
-	open  int  // connections, except upgraded ones
-	ended bool // it gets no more
+	open  map[net.Conn]struct{} // except upgraded ones
+	ended bool                  // it gets no more
 }
 
 func newFront(lis net.Listener, srv *http.Server, failed func(error)) *front {
-	f := &front{lis: lis, failed: failed}
+	f := &front{lis: lis, failed: failed, settling: 500 * time.Millisecond}
 	f.renew(srv)
 	return f
 }
@@ -53,7 +55,7 @@ func (f *front) renew(srv *http.Server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.cur
-	e := &era{srv: srv, in: &handoff{addr: f.lis.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}}
+	e := &era{srv: srv, open: map[net.Conn]struct{}{}, in: &handoff{addr: f.lis.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}}
 	srv.ConnState = func(c net.Conn, state http.ConnState) { f.connState(e, c, state) }
 	f.all, f.cur = append(f.all, e), e
 	f.done.Go(func() {
@@ -66,13 +68,14 @@ func (f *front) renew(srv *http.Server) {
 }
 
 func (f *front) connState(e *era, c net.Conn, state http.ConnState) {
+	idled := proxy.Idled(c, state, e.srv.IdleTimeout)
 	switch state {
 	case http.StateNew:
-		f.change(e, func() { e.open++; f.taken++ })
+		f.change(e, func() { f.taken++ })
 	case http.StateClosed, http.StateHijacked:
 		f.change(e, func() {
-			e.open--
-			if state == http.StateClosed && proxy.Idled(c) {
+			delete(e.open, c)
+			if idled {
 				f.idled++
 			}
 		})
@@ -84,7 +87,7 @@ func (f *front) change(e *era, do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	do()
-	if e.ended && e.open == 0 {
+	if e.ended && len(e.open) == 0 {
 		f.all = slices.DeleteFunc(f.all, func(other *era) bool { return other == e })
 	}
 }
@@ -116,17 +119,39 @@ func (f *front) serve(c net.Conn) {
 		f.done.Go(func() { f.lane.Serve(c) })
 		return
 	}
-	f.give(c, nil)
+	if !f.offer(c, nil) {
+		f.done.Go(func() { f.turnAway(c, nil) })
+	}
 }
 
-// give hands a connection, and what was read of it already, to the newest server, also when that changes meanwhile.
+// give hands a connection, and what was read of it already, to the newest server. When all are shutting down, the client
+// is told.
 func (f *front) give(c net.Conn, early []byte) {
+	if !f.offer(c, early) {
+		f.turnAway(c, early)
+	}
+}
+
+func (f *front) turnAway(c net.Conn, early []byte) {
+	if f.lane == nil {
+		_ = c.Close()
+		return
+	}
+	f.lane.TurnAway(c, early)
+}
+
+// offer gives a connection to the newest server, also when that changes meanwhile, and reports whether there is one.
+func (f *front) offer(c net.Conn, early []byte) bool {
 	c = proxy.Strict(c, early)
-	for e := f.current(); !e.in.give(c); {
+	for e := f.current(); ; {
+		f.change(e, func() { e.open[c] = struct{}{} })
+		if e.in.give(c) {
+			return true
+		}
+		f.change(e, func() { delete(e.open, c) })
 		newer := f.current()
 		if newer == e {
-			_ = c.Close() // it is shutting down
-			return
+			return false
 		}
 		e = newer
 	}
@@ -141,26 +166,66 @@ func (f *front) current() *era {
 // shutdown takes no new connections and waits until the requests of the others have ended, or ctx. All servers and the
 // lane stop at once: one that waits must not let another go on with new requests.
 func (f *front) shutdown(ctx context.Context) error {
-	err := f.lis.Close()
-	servers := f.servers()
-	errs := make([]error, len(servers))
+	eras := f.eras()
+	errs := make([]error, len(eras), len(eras)+2)
+	closed, lane := f.lis.Close(), error(nil)
 	var all sync.WaitGroup
-	for i, srv := range servers {
-		srv.SetKeepAlivesEnabled(false)
-		all.Go(func() { errs[i] = srv.Shutdown(ctx) })
-	}
 	if f.lane != nil {
-		err = errors.Join(err, f.lane.Shutdown(ctx))
+		all.Go(func() { lane = f.lane.Shutdown(ctx) })
+	}
+	for _, e := range eras {
+		_ = e.in.Close()
+		e.srv.SetKeepAlivesEnabled(false)
+	}
+	f.settle(ctx)
+	for i, e := range eras {
+		all.Go(func() { errs[i] = e.srv.Shutdown(ctx) })
 	}
 	all.Wait()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, closed, lane)...)
+}
+
+// settle waits until all connections have begun what they are for, and closes those that do not. A server that shuts down
+// drops a first request without an answer, and does not see HTTP/2 begin.
+func (f *front) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, f.settling)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for calm := 0; calm < 2 && ctx.Err() == nil; calm++ { // the server is told of a request a moment before it takes it
+		if len(f.fresh()) > 0 {
+			calm = -1
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	for _, c := range f.fresh() {
+		_ = c.Close()
+	}
+}
+
+// fresh returns the connections of the servers over which nothing has begun.
+func (f *front) fresh() []net.Conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []net.Conn
+	for _, e := range f.all {
+		for c := range e.open {
+			if proxy.Fresh(c) {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
 }
 
 // close cuts what is left.
 func (f *front) close() error {
 	var err error
-	for _, srv := range f.servers() {
-		err = errors.Join(err, srv.Close())
+	for _, e := range f.eras() {
+		err = errors.Join(err, e.srv.Close())
 	}
 	if f.lane != nil {
 		err = errors.Join(err, f.lane.Close())
@@ -169,14 +234,10 @@ func (f *front) close() error {
 	return err
 }
 
-func (f *front) servers() []*http.Server {
+func (f *front) eras() []*era {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var all []*http.Server
-	for _, e := range f.all {
-		all = append(all, e.srv)
-	}
-	return all
+	return slices.Clone(f.all)
 }
 
 // handoff is a listener whose connections are given to it.

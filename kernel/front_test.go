@@ -81,7 +81,7 @@ func TestFrontLetsGoOfOldServers(t *testing.T) {
 func awaitServers(t *testing.T, f *front, want int) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		n := len(f.servers())
+		n := len(f.eras())
 		if n == want {
 			return
 		}

@@ -232,7 +232,7 @@ func (f *front) measure(c *collection) {
 	defer f.mu.Unlock()
 	open := 0
 	for _, e := range f.all {
-		open += e.open
+		open += len(e.open)
 	}
 	c.add("tqserver_connections", float64(open), "lane", "standard")
 	c.add("tqserver_connections_total", float64(f.taken), "lane", "standard")

@@ -113,6 +113,13 @@ func (x *exchange) serve(path string) *fault {
 	return f
 }
 
+// answerItself says that the server is there, which is all that can be said of
+// it: its pages differ in what they take.
+func (x *exchange) answerItself() {
+	x.out.refused = true
+	x.side.refuse(http.StatusOK, []field{{requestIDHeader, x.id}, {"Content-Length", "0"}}, nil)
+}
+
 // conclude answers with f if there is no answer. It reports whether the
 // connection to the client must be cut, so that the client can tell.
 func (x *exchange) conclude(f *fault) (abort bool) {

@@ -21,7 +21,8 @@ type LaneOptions struct {
 	Idle func() time.Duration
 
 	// HandOver takes over a connection that the lane does not serve, and what
-	// was read of it already. It must not block for long.
+	// was read of it already. It must not block for long. Where nobody serves it
+	// any more, [Lane.TurnAway] takes it.
 	HandOver func(c net.Conn, early []byte)
 
 	// Ready reports whether requests can be routed; while they cannot,
@@ -77,8 +78,12 @@ func (l *Lane) Serve(conn net.Conn) {
 		return
 	}
 	c, err := newLaneConn(l, tcp)
-	if err != nil || !l.add(c) {
+	if err != nil {
 		_ = conn.Close()
+		return
+	}
+	if !l.add(c) {
+		c.turnAway(nil)
 		return
 	}
 	defer l.remove(c)
@@ -86,10 +91,28 @@ func (l *Lane) Serve(conn net.Conn) {
 	c.serve()
 }
 
+// TurnAway says to the client of a connection that came too late for whoever
+// serves it, in a 503, and closes it. early is what was read of it already; if
+// that is nothing, the client has half a second to begin a request, and is not
+// answered otherwise. It blocks for a second at most.
+func (l *Lane) TurnAway(conn net.Conn, early []byte) {
+	tcp, ok := conn.(*net.TCPConn)
+	if served, again := conn.(servedConn); again {
+		tcp, ok = served.TCPConn, true
+	}
+	if ok {
+		if c, err := newLaneConn(l, tcp); err == nil {
+			c.turnAway(early)
+			return
+		}
+	}
+	_ = conn.Close()
+}
+
 // Shutdown closes unused connections, has the answers to others say that they
 // are the last, and waits until all are closed or ctx ends, whose error it
-// returns. Requests that would be handed over get 503. Later connections are
-// closed at once.
+// returns. Requests that would be handed over, and those of later connections,
+// get 503.
 func (l *Lane) Shutdown(ctx context.Context) error {
 	select {
 	case <-l.stop():

@@ -190,6 +190,26 @@ func (c *laneConn) handOver(why reason, rest []byte) {
 	c.lane.handOver(why, conn, rest)
 }
 
+// turnAway refuses the request that early begins, or the one that comes now.
+func (c *laneConn) turnAway(early []byte) {
+	k := calls.Get().(*call)
+	k.conn, k.began, k.w = c, time.Now(), copy(k.in, early) // enough to say in the log what it was
+	if k.w == 0 {
+		_ = c.tcp.SetReadDeadline(k.began.Add(lastWordTime))
+		k.w, _ = c.tcp.Read(k.in) // without a byte there is nothing to answer
+	}
+	next := nextClose
+	if k.w > 0 {
+		next = k.decline(&fault{status: 503, kind: kindNoWorker, cause: errStopping})
+	}
+	k.release()
+	if next == nextLast {
+		c.end()
+		return
+	}
+	_ = c.tcp.Close()
+}
+
 // end closes the connection after the client had the time to read the answer.
 func (c *laneConn) end() {
 	if c.tcp.CloseWrite() == nil {

@@ -115,7 +115,10 @@ func (p *Proxy) Lookup(host, path string) (Route, bool) {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
 	path, f := target(r)
-	if f == nil {
+	switch {
+	case f == nil && path == serverItself:
+		x.answerItself()
+	case f == nil:
 		f = x.serve(path)
 	}
 	abort := x.conclude(f)
@@ -137,14 +140,15 @@ func (p *Proxy) Server(addr string, t func() (readHeader, idle time.Duration)) *
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Protocols:         &protocols,
-		Addr:              addr,
-		Handler:           p,
-		ConnContext:       withStrict,
-		ReadHeaderTimeout: readHeader,
-		IdleTimeout:       idle,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          log.New(lineWriter(p.o.ErrorLog), "", 0),
+		Protocols:                    &protocols,
+		Addr:                         addr,
+		Handler:                      p,
+		DisableGeneralOptionsHandler: true, // it would answer unseen
+		ConnContext:                  withStrict(readHeader),
+		ReadHeaderTimeout:            readHeader,
+		IdleTimeout:                  idle,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     log.New(lineWriter(p.o.ErrorLog), "", 0),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,9 @@ const (
 // whose framing breaks fails. What follows an accepted offer to upgrade, or the
 // preface of HTTP/2, is not looked at.
 //
+// Where the server is that of [Proxy.Server] a head has the time that was given
+// for it from its first byte on; elsewhere, none but that of the first is limited.
+//
 // No buffer is held while nothing has come. Close first lets a client that was
 // refused read why, for 500 ms at most. Read is for one goroutine at a time,
 // everything else is safe for concurrent use.
@@ -63,14 +67,18 @@ type strictConn struct {
 	from   int    // where in buf[ok:] requestEnd goes on
 	left   int64  // of a body with a length
 	chunks chunks
-	failed error     // what Read returns once all of buf was read
-	began  time.Time // when what is held came, or was next
+	failed error         // what Read returns once all of buf was read
+	began  time.Time     // when what is held came, or was next
+	limit  time.Duration // for a head, from its first byte on; 0: none
+	until  time.Time     // when that is over for the head that began last; zero: nobody waits for it
+	rests  time.Time     // since when there is no request of HTTP/2; zero: there is one, or it is another protocol
 
 	taken   atomic.Bool // an offer to upgrade was accepted
 	refused atomic.Pointer[breach]
 	lingers atomic.Bool // when it is closed
 	stopped atomic.Bool // Read is to end at once, which is no limit
 	idled   atomic.Bool // no request had begun when the last Read met its limit
+	begun   atomic.Bool // there was a request, or HTTP/2
 }
 
 type strictState uint8
@@ -186,6 +194,9 @@ func (c *strictConn) append() error {
 	if len(c.buf) == cap(c.buf) {
 		c.buf = append(make([]byte, 0, 2*cap(c.buf)), c.buf...)
 	}
+	if c.at == atHead && !c.fresh {
+		c.limitHead()
+	}
 	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
 	if n == 0 && c.at == atHead && isTimeout(err) && !c.stopped.Load() {
 		c.refuse(&refusals[slowHead]) // net/http would take what it has for a line, and answer 400
@@ -197,6 +208,16 @@ func (c *strictConn) append() error {
 	c.buf = c.buf[:len(c.buf)+n]
 	c.advance()
 	return nil // an error comes again
+}
+
+// limitHead limits how long the head that has begun may take to come. net/http
+// would do so from its fourth byte on; the first request has the time that it
+// gives to a new connection.
+func (c *strictConn) limitHead() {
+	if c.until.IsZero() && c.limit > 0 {
+		c.until = time.Now().Add(c.limit)
+	}
+	_ = c.Conn.SetReadDeadline(c.until)
 }
 
 // advance judges what is held.
@@ -254,7 +275,7 @@ func (c *strictConn) judgeHead(b []byte) (int, error) {
 	if err := r.parse(b[:end]); err != nil {
 		return 0, err
 	}
-	c.from, c.fresh = 0, false
+	c.from, c.fresh, c.until = 0, false, time.Time{}
 	switch {
 	case r.chunked:
 		c.at, c.chunks = atChunks, chunks{}
@@ -285,9 +306,15 @@ func (c *strictConn) refuse(err error) {
 
 type strictKey struct{}
 
-// withStrict lets the requests of a connection find it.
-func withStrict(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, strictKey{}, c)
+// withStrict is for [http.Server.ConnContext]: it lets the requests of a
+// connection find it, and tells it how long a head may take.
+func withStrict(readHeader time.Duration) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, c net.Conn) context.Context {
+		if s, ok := c.(*strictConn); ok {
+			s.limit = readHeader
+		}
+		return context.WithValue(ctx, strictKey{}, c)
+	}
 }
 
 // refusedIn returns what is why no more is read from the connection of a
@@ -333,12 +360,32 @@ func (c *strictConn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
-// Idled reports whether c, which is a connection from [Strict], was read from
-// for as long as it may, without the first byte of another request. Once it is
-// closed, that was why. A connection over which HTTP/2 came has other limits.
-func Idled(c net.Conn) bool {
+// Idled is to be told of each state that an [http.Server] with that IdleTimeout
+// sees a connection from [Strict] in, by the server's ConnState. It reports
+// whether the connection, which is closed, was open without a request for as
+// long as it may: with HTTP/1 since it was last read from, with HTTP/2, where
+// net/http has a timer of its own, since the last of its requests had ended.
+func Idled(c net.Conn, state http.ConnState, idle time.Duration) bool {
 	s, ok := c.(*strictConn)
-	return ok && s.idled.Load()
+	if !ok || state == http.StateNew {
+		return false
+	}
+	s.begun.Store(true)
+	if state == http.StateClosed {
+		return s.idled.Load() || idle > 0 && !s.rests.IsZero() && time.Since(s.rests) >= idle
+	}
+	s.rests = time.Time{}
+	if state == http.StateIdle && s.at == atRaw {
+		s.rests = time.Now()
+	}
+	return false
+}
+
+// Fresh reports whether nothing has come over c yet, which is a connection from
+// [Strict], as far as [Idled] was told.
+func Fresh(c net.Conn) bool {
+	s, ok := c.(*strictConn)
+	return ok && !s.begun.Load()
 }
 
 // ReadFrom lets the kernel move the bytes where it can.

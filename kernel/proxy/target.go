@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// serverItself is the path of "OPTIONS *", which asks about the server and not
+// about anything on it. No route is found by it.
+const serverItself = "*"
+
 // target returns the path that r is routed by, or why r is refused. What is
 // routed is what is forwarded: nothing is cleaned, and a path that two parsers
 // could read differently is refused. An encoded slash is data, not a
@@ -23,6 +27,8 @@ func target(r *http.Request) (string, *fault) {
 		return "", &fault{status: http.StatusMethodNotAllowed, kind: kindMethod}
 	case u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https", u.Opaque != "":
 		return "", badTarget("target is not an http URL")
+	case r.Method == http.MethodOptions && r.RequestURI == "*":
+		return serverItself, nil
 	case u.Path == "" && u.Scheme != "":
 		return "/", nil
 	case !strings.HasPrefix(u.Path, "/"):
@@ -44,18 +50,49 @@ func checkHTTP2(r *http.Request) *refusal {
 	if r.ProtoMajor == 1 {
 		return nil
 	}
+	if bad := checkFields(r.Header); bad != nil {
+		return bad
+	}
 	lengths := r.Header["Content-Length"]
 	switch {
 	case !isFieldName(r.Method):
 		return &refusals[badRequestLine]
 	case !isTarget(r.RequestURI):
 		return &refusals[badTargetByte]
+	case len(r.Method)+len(r.RequestURI)+len("  HTTP/1.1\r") > maxRequestLine:
+		return &refusals[longLine]
 	case len(lengths) > 1:
 		return &refusals[manyLengths]
 	case len(lengths) == 1:
 		if n, ok := parseLength(lengths[0]); !ok || n != r.ContentLength {
 			return &refusals[badLength]
 		}
+	}
+	return nil
+}
+
+// checkFields has the header of a request with HTTP/2 keep the bounds that that
+// of one with HTTP/1 has. net/http refuses another Expect than 100-continue
+// there only, and takes 100-continue out here.
+func checkFields(h http.Header) *refusal {
+	count, size := 0, 0
+	for name, values := range h {
+		for _, v := range values {
+			n := len(name) + len(": \r") + len(v)
+			if n > maxRequestLine {
+				return &refusals[longField]
+			}
+			count, size = count+1, size+n+len("\n")
+			if name == "Expect" && v != "" {
+				return &refusals[badExpect]
+			}
+		}
+	}
+	switch {
+	case count > maxRequestFields:
+		return &refusals[manyFields]
+	case size > maxRequestHead:
+		return &refusals[longHead]
 	}
 	return nil
 }
