@@ -29,8 +29,9 @@ func NewExec() *Exec {
 	return e
 }
 
-// ServeExec runs an Exec as a plugin.
+// ServeExec runs an Exec as a plugin. The process gives way to others that want a CPU.
 func ServeExec() {
+	giveWay()
 	e := NewExec()
 	sdk.Serve("exec", sdk.Version, e, sdk.Config(e.Configure))
 }

@@ -71,8 +71,12 @@ func NewGo() *Go {
 	return g
 }
 
-// ServeGo runs a Go as a plugin.
+// buildNice is the nice value of builds.
+const buildNice = 10
+
+// ServeGo runs a Go as a plugin. The process gives way to others that want a CPU.
 func ServeGo() {
+	giveWay()
 	g := NewGo()
 	sdk.Serve("go", sdk.Version, g, sdk.Config(g.Configure))
 }
