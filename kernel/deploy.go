@@ -178,6 +178,7 @@ type candidate struct {
 	relieves *instance // the one of them in whose place it comes; nil: none
 	aside    bool      // it is the page's joining
 	tries    int       // that have failed
+	fault    string    // why the last of these has
 	begins   time.Time // after the delay
 	cancel   context.CancelFunc
 	portless bool            // it waits for a port
@@ -192,7 +193,7 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 
 // repeat starts what a candidate was to start.
 func (p *page) repeat(c *candidate, delay time.Duration) {
-	p.begin(&candidate{release: c.release, why: c.why, beside: c.beside, relieves: c.relieves, aside: c.aside, tries: c.tries}, delay)
+	p.begin(&candidate{release: c.release, why: c.why, beside: c.beside, relieves: c.relieves, aside: c.aside, tries: c.tries, fault: c.fault}, delay)
 }
 
 // begin begins a start after a delay, in place of the one that has its place.
@@ -280,6 +281,9 @@ func (p *page) live(c *candidate, inst *instance, first bool) {
 	key, addr := inst.logAddr()
 	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), key, addr, "why", string(c.why)}
 	p.problem = ""
+	if j := p.joining; j != nil && j != c {
+		p.problem = j.fault
+	}
 	if p.newest(inst.release) {
 		p.stale = ""
 	}
@@ -380,7 +384,7 @@ func (p *page) fallBack() {
 // retry starts again what did not start, after a wait: while nothing serves, after one that grows with all that has
 // failed in a row.
 func (p *page) retry(c *candidate, text string) {
-	c.tries++
+	c.tries, c.fault = c.tries+1, text
 	wait := backoff(c.tries)
 	if p.current == nil {
 		p.failures++

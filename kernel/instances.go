@@ -124,7 +124,10 @@ func (p *page) dropNeedless() {
 	if c := p.candidate; c != nil && c.relieves != nil && !p.serves(c.relieves) && len(p.set()) >= p.wanted() {
 		p.drop(&p.candidate)
 	}
-	if p.missing() <= 0 {
+	if c := p.joining; c != nil && p.missing() <= 0 {
+		if p.problem == c.fault {
+			p.problem = ""
+		}
 		p.drop(&p.joining)
 	}
 }

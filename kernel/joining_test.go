@@ -3,6 +3,7 @@ package kernel
 import (
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,9 @@ func TestFailingStartHoldsUpNoReplacement(t *testing.T) {
 		if len(p.set()) != 2 || p.joining != waits {
 			t.Errorf("%d serve, waiting is %+v, before %+v", len(p.set()), p.joining, waits)
 		}
+		if !strings.Contains(p.trouble(), "exited with status 8") {
+			t.Errorf("the status does not say why there are too few: %q", p.trouble())
+		}
 	}
 	p.repeat(p.joining, 0)
 	p.settles(t, "one", 3)
@@ -117,8 +121,8 @@ func TestFailingStartHoldsUpNoScaling(t *testing.T) {
 	p.publish()
 	p.idle(t)
 	p.until(t, "one worker", func() bool { return len(p.set()) == 1 })
-	if stay(set, p.set()) != 1 || len(p.starts()) != 0 || p.wanted() != 1 {
-		t.Errorf("%d wanted, being started %+v", p.wanted(), p.starts())
+	if stay(set, p.set()) != 1 || len(p.starts()) != 0 || p.wanted() != 1 || p.trouble() != "" {
+		t.Errorf("%d wanted, being started %+v, trouble %q", p.wanted(), p.starts(), p.trouble())
 	}
 	p.portsIn(t, 1)
 }
