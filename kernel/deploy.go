@@ -374,10 +374,13 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 }
 
-// fallBack starts the release that served last, unless that is being done.
+// fallBack starts the release that served last now, unless that is being done.
 func (p *page) fallBack() {
-	if p.joining == nil {
+	switch c := p.joining; {
+	case c == nil:
 		p.start(p.good, fallback, 0)
+	case time.Until(c.begins) > 0:
+		p.repeat(c, 0)
 	}
 }
 

@@ -38,7 +38,7 @@ func patient(c *config.Config) { c.Workers.ReadyTimeout = time.Hour }
 func (p *page) joinsInVain(t *testing.T) {
 	t.Helper()
 	p.until(t, "a start that fails", func() bool { return p.joining != nil && p.joining.tries > 0 })
-	p.joining.tries = 20
+	p.joining.tries, p.failures = 20, 20
 	p.repeat(p.joining, 0)
 	p.until(t, "the wait for another try", func() bool { return p.joining.tries > 20 && time.Until(p.joining.begins) > 10*time.Second })
 }
@@ -226,4 +226,18 @@ func TestRestartAndReleaseAtOnce(t *testing.T) {
 		t.Errorf("trouble %q", p.trouble())
 	}
 	p.portsIn(t, 1)
+}
+
+// A release that fails has the last good one tried at once, however long that was to wait.
+func TestFallBackDoesNotWait(t *testing.T) {
+	k := testKernel(t)
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "gated"))
+	k.shut(t)
+	p.current.worker.Kill()
+	p.until(t, "the end", func() bool { return p.current == nil })
+	p.joinsInVain(t)
+	k.unshut(t)
+	p.releaseBuilt(builtAs(testRelease(t, "bad", "fail")), nil)
+	p.until(t, "the last good release", func() bool { return p.current != nil && p.current.release.ID == "one" })
 }
