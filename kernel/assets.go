@@ -132,11 +132,14 @@ func (p *page) isInput(path string) bool {
 // tryAgain starts the newest release anew, if it did not start: a broken template may have been why, and that is not
 // mended by a build.
 func (p *page) tryAgain() {
-	c := p.candidate
-	switch {
-	case c != nil && c.release.ID == p.assets.unstarted.ID && time.Until(c.begins) > 0:
-		p.repeat(c, 0)
-	case c == nil && p.building == nil && p.stale != "" && p.newest(p.assets.unstarted):
+	waits := false
+	for _, c := range p.starts() {
+		if c.release.ID == p.assets.unstarted.ID && time.Until(c.begins) > 0 {
+			p.repeat(c, 0)
+			waits = true
+		}
+	}
+	if !waits && p.candidate == nil && p.building == nil && p.stale != "" && p.newest(p.assets.unstarted) {
 		r := p.assets.unstarted
 		p.built.changed, p.assets.unstarted = time.Now(), release{}
 		p.start(r, deploy, 0)

@@ -120,7 +120,7 @@ func (p *page) buildFailed() {
 	switch {
 	case p.current != nil:
 		p.k.log.Warn("the previous release serves on", "page", p.name, "release", p.current.release.short())
-	case p.candidate != nil:
+	case p.candidate != nil || p.joining != nil:
 	case p.good.ID != "" && executable(p.good.Artifact):
 		p.k.log.Warn("starting the last good release", "page", p.name, "release", p.good.short())
 		p.start(p.good, fallback, 0)
@@ -139,7 +139,7 @@ func (p *page) relative(d sdk.Diagnostic) string {
 
 // deploy makes a release live, unless it is.
 func (p *page) deploy(r release) {
-	if c := p.candidate; c != nil && c.release.ID == r.ID && time.Until(c.begins) <= 0 {
+	if p.candidate.brings(r) || p.candidate == nil && p.current == nil && p.joining.brings(r) {
 		return // it is being started
 	}
 	p.stale, p.problem = "", ""
@@ -170,14 +170,18 @@ const (
 	replace     reason = "worker is unhealthy"
 )
 
-// candidate is what is being started: one worker or several. There is one at most: a newer one supersedes it.
+// candidate is what is being started: one worker or several. A newer one supersedes it.
 type candidate struct {
 	release  release
 	why      reason
 	beside   bool      // it joins the workers that serve; else it takes their place
 	relieves *instance // the one of them in whose place it comes; nil: none
+	aside    bool      // it is the page's joining
+	tries    int       // that have failed
+	fault    string    // why the last of these has
 	begins   time.Time // after the delay
 	cancel   context.CancelFunc
+	portless bool            // it waits for a port
 	ports    <-chan struct{} // closed when the ports changed since the start
 	back     *wayBack        // nil: it goes forward
 }
@@ -189,18 +193,19 @@ func (p *page) start(r release, why reason, delay time.Duration) {
 
 // repeat starts what a candidate was to start.
 func (p *page) repeat(c *candidate, delay time.Duration) {
-	p.begin(&candidate{release: c.release, why: c.why, beside: c.beside, relieves: c.relieves}, delay)
+	p.begin(&candidate{release: c.release, why: c.why, beside: c.beside, relieves: c.relieves, aside: c.aside, tries: c.tries, fault: c.fault}, delay)
 }
 
-// begin begins a start after a delay, in place of what is being started.
+// begin begins a start after a delay, in place of the one that has its place.
 func (p *page) begin(c *candidate, delay time.Duration) {
-	if p.candidate != nil {
-		p.candidate.cancel()
+	if !c.beside && c.tries == 0 && p.current != nil {
+		p.drop(&p.joining)
 	}
+	p.drop(p.place(c))
+	*p.place(c) = c
 	var ctx context.Context
 	ctx, c.cancel = context.WithCancel(p.ctx)
 	c.begins, c.ports = time.Now().Add(delay), p.k.ports.Changed()
-	p.candidate = c
 	ids := make([]string, p.span(c))
 	for i := range ids {
 		p.started++
@@ -213,15 +218,25 @@ func (p *page) begin(c *candidate, delay time.Duration) {
 	})
 }
 
-// startEnded is where a start comes back: with an error, or with one worker at least.
+// joined is where one of several workers that join is ready before the start of all comes back.
+func (p *page) joined(c *candidate, inst *instance) {
+	if *p.place(c) != c {
+		p.retire(inst)
+		return
+	}
+	p.follow(inst)
+	p.swap(c, []*instance{inst})
+}
+
+// startEnded is where a start comes back: with an error, or with workers, unless they have joined by then.
 func (p *page) startEnded(c *candidate, fresh []*instance, err error) {
 	c.cancel()
-	if p.candidate != c {
+	if *p.place(c) != c {
 		c.superseded()
 		p.retire(fresh...)
 		return
 	}
-	p.candidate = nil
+	*p.place(c) = nil
 	var spoiled *artifactError
 	if errors.As(err, &spoiled) && p.newest(c.release) && c.back == nil {
 		p.k.good.forget(p.name, c.release.ID)
@@ -231,6 +246,10 @@ func (p *page) startEnded(c *candidate, fresh []*instance, err error) {
 	}
 	if err != nil {
 		p.startFailed(c, err)
+		return
+	}
+	if len(fresh) == 0 {
+		p.renew()
 		return
 	}
 	for _, inst := range fresh {
@@ -244,6 +263,8 @@ func (p *page) swap(c *candidate, fresh []*instance) {
 	set, old := fresh, p.set()
 	if c.beside {
 		set, old = p.join(c, fresh)
+	} else {
+		p.drop(&p.joining)
 	}
 	p.employ(set)
 	p.depose(old, c)
@@ -260,6 +281,9 @@ func (p *page) live(c *candidate, inst *instance, first bool) {
 	key, addr := inst.logAddr()
 	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), key, addr, "why", string(c.why)}
 	p.problem = ""
+	if j := p.joining; j != nil && j != c {
+		p.problem = j.fault
+	}
 	if p.newest(inst.release) {
 		p.stale = ""
 	}
@@ -340,18 +364,39 @@ func (p *page) startFailed(c *candidate, err error) {
 		p.renew() // what had to wait for the release
 		return
 	case p.current == nil && p.good.ID != "" && p.good.ID != c.release.ID && executable(p.good.Artifact):
-		p.start(p.good, fallback, 0)
+		p.fallBack()
 		return
 	}
-	p.failures++
-	if p.current == nil && (c.why == deploy || p.failures >= 3) {
-		p.backend.Fail(errors.New(text)) // requests need not wait in vain
-	}
-	p.repeat(c, backoff(p.failures))
+	p.retry(c, text)
 	if p.building == nil && !executable(c.release.Artifact) {
 		p.k.log.Warn("the binary is gone, building it again", "page", p.name, "file", c.release.Artifact)
 		p.changed(time.Now())
 	}
+}
+
+// fallBack starts the release that served last now, unless that is being done.
+func (p *page) fallBack() {
+	switch c := p.joining; {
+	case c == nil:
+		p.start(p.good, fallback, 0)
+	case time.Until(c.begins) > 0:
+		p.repeat(c, 0)
+	}
+}
+
+// retry starts again what did not start, after a wait: while nothing serves, after one that grows with all that has
+// failed in a row.
+func (p *page) retry(c *candidate, text string) {
+	c.tries, c.fault = c.tries+1, text
+	wait := backoff(c.tries)
+	if p.current == nil {
+		p.failures++
+		wait = backoff(p.failures)
+		if c.why == deploy || p.failures >= 3 {
+			p.backend.Fail(errors.New(text)) // requests need not wait in vain
+		}
+	}
+	p.repeat(c, wait)
 }
 
 // startWhenPortFree tries again as soon as the ports change.
@@ -361,16 +406,17 @@ func (p *page) startWhenPortFree(c *candidate) {
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	waiting := *c
-	waiting.begins, waiting.cancel = time.Time{}, cancel
-	p.candidate = &waiting
+	waiting.begins, waiting.cancel, waiting.portless = time.Time{}, cancel, true
+	waiting.tries++
+	*p.place(c) = &waiting
 	p.work.Go(func() {
 		if p.portsChanged(ctx, c) != nil {
 			return
 		}
 		p.post(func() {
-			if p.candidate == &waiting {
-				p.repeat(c, 0)
-				p.candidate.takeOver(&waiting)
+			if *p.place(c) == &waiting {
+				p.repeat(&waiting, 0)
+				(*p.place(c)).takeOver(&waiting)
 			}
 		})
 	})

@@ -2,18 +2,24 @@ package kernel
 
 import (
 	"slices"
+	"time"
 
 	"github.com/tqserver/tqserver/kernel/proxy"
 )
 
 // The workers of a page. All that serve are of one release and have the same settings, but for the moment in which new
 // settings replace them. The first of them, the lead, stands for all where one is enough; a page without a lead has none
-// that serves. What is started comes in two shapes, and there is one start at a time:
+// that serves. What is started comes in three shapes:
 //
 //   - A release, or new settings, take the place of all workers: as many as serve are started side by side, one at
 //     least, and when all of them are ready they are swapped in together. If one does not start, none serves. Those for
 //     which there is no port do not count: they follow when the old ones have given theirs back.
-//   - A worker that joins, alone or in the place of one that has ended, is worn out or unwell: the others serve on.
+//   - A worker takes the place of one that is worn out or unwell: the others serve on.
+//   - Workers join those that serve, because there are too few of them: each of them when it is ready. If none serves,
+//     one of the last good release does so, whatever else is being started: who is ready first serves.
+//
+// Of the first two there is one start at a time, the candidate of the page, and of the third another one, joining. So
+// neither waits for the other, which may not be ready for long, or not start and be tried again and again.
 //
 // Whatever has changed, renew then makes the next step towards the number that is wanted.
 
@@ -72,10 +78,77 @@ func (p *page) span(c *candidate) int {
 	switch {
 	case c.relieves != nil:
 		return 1
-	case c.beside:
-		return max(1, p.wanted()-len(p.set()))
+	case c.beside && p.current != nil:
+		return max(1, p.missing())
 	}
 	return max(1, min(len(p.set()), p.wanted()))
+}
+
+// missing is how many workers have to join those that serve. One that was to relieve a worker which is gone does so.
+func (p *page) missing() int {
+	n := p.wanted() - len(p.set())
+	if c := p.candidate; c != nil && c.relieves != nil && !p.serves(c.relieves) {
+		n--
+	}
+	return n
+}
+
+// place is where a start belongs.
+func (p *page) place(c *candidate) **candidate {
+	if c.aside {
+		return &p.joining
+	}
+	return &p.candidate
+}
+
+// starts is all that is being started.
+func (p *page) starts() (all []*candidate) {
+	for _, c := range []*candidate{p.candidate, p.joining} {
+		if c != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// drop gives up a start, if there is one: when it comes back, it is superseded.
+func (p *page) drop(place **candidate) {
+	if c := *place; c != nil {
+		c.cancel()
+		*place = nil
+	}
+}
+
+// dropNeedless gives up the starts of workers that would be too many.
+func (p *page) dropNeedless() {
+	if c := p.candidate; c != nil && c.relieves != nil && !p.serves(c.relieves) && len(p.set()) >= p.wanted() {
+		p.drop(&p.candidate)
+	}
+	if c := p.joining; c != nil && p.missing() <= 0 {
+		if p.problem == c.fault {
+			p.problem = ""
+		}
+		p.drop(&p.joining)
+	}
+}
+
+// replaces tells whether workers are about to take the place of all. Not if that has failed already: then it may go on
+// failing, and what else there is to do is not put off.
+func (c *candidate) replaces() bool { return c != nil && !c.beside && c.tries == 0 }
+
+// brings tells whether a release is being started. It may be called on nil.
+func (c *candidate) brings(r release) bool {
+	return c != nil && c.release.ID == r.ID && time.Until(c.begins) <= 0
+}
+
+// unsettled tells whether the number of workers is about to change. It is not while one that should join, or take the
+// place of others, has failed to start and is tried again.
+func (p *page) unsettled() bool {
+	starts := p.starts()
+	if slices.ContainsFunc(starts, func(c *candidate) bool { return c.tries == 0 }) {
+		return true
+	}
+	return len(starts) == 0 && len(p.set()) != p.wanted()
 }
 
 // join gives the workers that serve when others have joined them, and those that do not any more.
@@ -120,8 +193,12 @@ func (p *page) portless(c *candidate) {
 	if !p.told {
 		p.k.log.Warn("there is no port for a further worker", "page", p.name, "workers", len(p.set()), "wanted", p.wanted(), "hint", "widen the range from workers.port_range_start to workers.port_range_end")
 	}
-	if len(p.leaving) == 0 { // else there will be one
-		p.scaled = len(p.set())
+	select {
+	case <-c.ports: // there may be one by now
+	default:
+		if len(p.leaving) == 0 { // else there will be one
+			p.scaled = len(p.set())
+		}
 	}
 	p.short, p.told = true, true
 	p.work.Go(func() {

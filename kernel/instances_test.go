@@ -20,7 +20,7 @@ func several(n int) func(*config.Config) {
 func (p *page) settles(t *testing.T, id string, n int) []*instance {
 	t.Helper()
 	p.until(t, "workers of release "+id, func() bool {
-		return len(p.set()) == n && p.current.release.ID == id && p.candidate == nil
+		return len(p.set()) == n && p.current.release.ID == id && len(p.starts()) == 0
 	})
 	return p.set()
 }
@@ -205,10 +205,10 @@ func TestFurtherWorkerDoesNotStart(t *testing.T) {
 	if len(p.set()) != 1 || p.state() != serving || p.stale != "" {
 		t.Fatalf("%d serve, state %s, %q", len(p.set()), p.state(), p.stale)
 	}
-	p.until(t, "another try", func() bool { return p.failures > 1 })
+	p.until(t, "another try", func() bool { return p.joining != nil && p.joining.tries > 1 })
 	k.testReload(t, p, several(1))
-	if p.candidate != nil || p.wanted() != 1 {
-		t.Errorf("a worker is started that nobody wants: %+v", p.candidate)
+	if len(p.starts()) > 0 || p.wanted() != 1 {
+		t.Errorf("a worker is started that nobody wants: %+v", p.starts())
 	}
 }
 

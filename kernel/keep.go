@@ -120,12 +120,42 @@ func (p *page) exited(inst *instance) {
 	p.k.log.Error(p.problem, "page", p.name, "release", inst.release.short())
 	inst.vacate() // at once: where ports are short, the next worker needs it
 	p.work.Go(func() { inst.close(0) })
-	if p.crashedOnProbation(inst) {
-		return
-	}
 	wait := min(backoff(p.failures-1), restartLimit)
-	if p.candidate == nil || time.Until(p.candidate.begins) > wait {
-		p.begin(&candidate{release: inst.release, why: restart, beside: p.current != nil}, wait)
+	if p.crashedOnProbation(inst) {
+		if p.current != nil {
+			return
+		}
+		wait = 0
+	}
+	if c := p.candidate; c != nil && time.Until(c.begins) > wait && (p.current == nil || c.relieves == inst) {
+		p.drop(&p.candidate) // it was to take the place of what is gone
+	}
+	if p.lacks() {
+		p.rejoin(wait)
+	}
+}
+
+// lacks tells whether another worker is to be started for one that has ended, or whether one comes anyway.
+func (p *page) lacks() bool {
+	switch c := p.candidate; {
+	case p.ctx.Err() != nil:
+		return false
+	case p.current != nil:
+		return p.missing() > 0 && (c == nil || !c.portless && c.back == nil)
+	case c != nil:
+		return p.good.ID != c.release.ID && !c.portless
+	}
+	return true
+}
+
+// rejoin starts a worker of the release that serves, or of the one that served last, beside whatever is being started.
+func (p *page) rejoin(wait time.Duration) {
+	r := p.good
+	if p.current != nil {
+		r = p.current.release
+	}
+	if c := p.joining; c == nil || time.Until(c.begins) > wait {
+		p.begin(&candidate{release: r, why: restart, beside: true, aside: true}, wait)
 	}
 }
 
@@ -137,26 +167,36 @@ func (p *page) failed(inst *instance) {
 	p.failures++
 }
 
-// renew makes the next step from the workers that serve to those that are wanted, unless something is being started: it
-// is called again when that is live or discarded.
+// renew makes the next step from the workers that serve to those that are wanted, unless others are about to take their
+// place: it is called again when these are live or discarded.
 func (p *page) renew() {
-	if p.current == nil || p.candidate != nil {
+	if p.current == nil || p.candidate.replaces() {
 		return
 	}
 	p.shed()
-	r, set := p.current.release, p.set()
-	if slices.ContainsFunc(set, func(inst *instance) bool { return !inst.fits(p) }) {
+	p.dropNeedless()
+	c, r, set := p.candidate, p.current.release, p.set()
+	switch {
+	case c != nil && !c.beside: // tried again
+		return
+	case slices.ContainsFunc(set, func(inst *instance) bool { return !inst.fits(p) }):
 		p.start(r, reconfigure, 0)
 		return
+	case c == nil:
+		p.relieve(set)
 	}
+	if p.missing() > 0 && p.joining == nil && !p.short {
+		p.begin(&candidate{release: r, why: grow, beside: true, aside: true}, 0)
+	}
+}
+
+// relieve begins to replace one of the workers that is to be replaced by another one like it.
+func (p *page) relieve(set []*instance) {
 	for _, inst := range set {
 		if why := inst.outworn(); why != "" {
-			p.begin(&candidate{release: r, why: why, beside: true, relieves: inst}, 0)
+			p.begin(&candidate{release: inst.release, why: why, beside: true, relieves: inst}, 0)
 			return
 		}
-	}
-	if len(set) < p.wanted() && !p.short {
-		p.begin(&candidate{release: r, why: grow, beside: true}, 0)
 	}
 }
 
@@ -180,7 +220,7 @@ func (p *page) bridge() {
 			return
 		}
 		p.post(func() {
-			if p.built == nil && p.current == nil && p.candidate == nil {
+			if p.built == nil && p.current == nil && p.candidate == nil && p.joining == nil {
 				p.k.log.Warn("no build has ended yet: starting the last good release", "page", p.name, "release", p.good.short(), "after", bridgeAfter, "hint", "`tqserver status` shows the builder")
 				p.start(p.good, fallback, 0)
 			}

@@ -20,8 +20,8 @@ import (
 )
 
 // launchAll starts workers side by side and waits until they are ready. Those that are to take the place of others
-// come all or none, but for those without a port, which may follow; of those that join others each counts for itself. On
-// an error nothing of them is left.
+// come all or none, but for those without a port, which may follow; of several that join others each does when it is
+// ready, and the result is what has become of the rest. On an error nothing of them is left.
 func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route sdk.Route, settings config.Worker, delay time.Duration) ([]*instance, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -30,7 +30,12 @@ func (p *page) launchAll(ctx context.Context, c *candidate, ids []string, route 
 	for i, id := range ids {
 		starts.Go(func() {
 			fresh[i], errs[i] = p.launch(ctx, id, c.release, route, settings, delay)
-			if errs[i] != nil && !c.beside && !errors.Is(errs[i], port.ErrExhausted) {
+			switch {
+			case errs[i] == nil && c.beside && len(ids) > 1:
+				inst := fresh[i]
+				fresh[i] = nil
+				p.post(func() { p.joined(c, inst) })
+			case errs[i] != nil && !c.beside && !errors.Is(errs[i], port.ErrExhausted):
 				cancel() // the others are of no use
 			}
 		})

@@ -59,7 +59,8 @@ func (stuckBuilder) Build(ctx context.Context, _ sdk.Job, _ func(sdk.Event)) (sd
 }
 
 // beWorker is a page: "serve", "fail" ends at once, "brief" ends 200 ms after it was ready, "mute" is never ready,
-// "reader" wants to know of changed files, "broken" answers with 500, "lone" bears no other of its kind. At /crash it ends; at /slow it goes on until the
+// "reader" wants to know of changed files, "broken" answers with 500, "lone" bears no other of its kind, "gated" ends at once while there is a
+// file shut, and the first that finds a file trap is never ready. At /crash it ends; at /slow it goes on until the
 // client leaves.
 func beWorker(mode string) {
 	switch mode {
@@ -70,6 +71,13 @@ func beWorker(mode string) {
 		time.Sleep(time.Hour)
 	case "reader":
 		beReader()
+	case "gated":
+		if os.Remove("trap") == nil {
+			time.Sleep(time.Hour)
+		}
+		if _, err := os.Stat("shut"); err == nil {
+			os.Exit(8)
+		}
 	case "lone":
 		if _, err := os.OpenFile("lone", os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 			os.Exit(7)

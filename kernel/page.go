@@ -36,7 +36,8 @@ type page struct {
 	scaled    int                // how many the load takes
 	short     bool               // there is no port for a further one, for a while
 	told      bool               // the log has been told
-	candidate *candidate         // being started
+	candidate *candidate         // being started in the place of what serves
+	joining   *candidate         // being started beside what serves: see instances.go
 	leaving   map[*instance]bool // draining and stopping
 	warm      *resting           // those of the previous release, ready to come back
 	probation *probation         // of the release that serves; nil when it has passed
@@ -111,10 +112,7 @@ func (p *page) takeDown() {
 	if p.building != nil {
 		p.building.cancel()
 	}
-	if p.candidate != nil {
-		p.candidate.cancel()
-		p.candidate = nil // what it still brings is retired
-	}
+	p.dropStart() // what it still brings is retired
 	p.cool()
 	p.retire(p.set()...)
 	p.employ(nil)
@@ -151,19 +149,24 @@ func (p *page) reconfigured() {
 	if old.Instances != p.settings.Instances {
 		p.scaled = len(p.set())
 	}
-	switch c, same := p.candidate, sameSettings(old, p.settings); {
-	case c == nil:
-	case c.beside && p.current != nil:
-		if !same || c.relieves == nil && len(p.set()) >= p.wanted() {
-			p.dropStart() // renew decides anew
+	if !sameSettings(old, p.settings) {
+		for _, c := range p.starts() {
+			p.beginAnew(c)
 		}
-	case !same:
-		p.repeat(c, 0)
-		p.candidate.takeOver(c)
 	}
 	p.coolUnfit()
 	p.limit()
 	p.renew()
+}
+
+// beginAnew has a start begin anew, with the settings that its workers are to have now.
+func (p *page) beginAnew(c *candidate) {
+	if c.beside && p.current != nil {
+		p.drop(p.place(c)) // renew decides
+		return
+	}
+	p.repeat(c, 0)
+	(*p.place(c)).takeOver(c)
 }
 
 // sources is what the last build read, for telling which pages a change concerns.

@@ -98,7 +98,7 @@ func (p *page) reserve() {
 
 // unreserve gives back what nobody is going to use: no build that may end well is under way, and no start.
 func (p *page) unreserve() {
-	if p.building == nil && p.candidate == nil {
+	if p.building == nil && p.candidate == nil && (p.joining == nil || p.current != nil) {
 		p.k.ports.Unreserve(p.name)
 	}
 }

@@ -132,12 +132,10 @@ func (p *page) stay(back *wayBack) {
 	p.renew()
 }
 
-// dropStart gives up what is being started: when it comes back, it is superseded.
+// dropStart gives up what is being started.
 func (p *page) dropStart() {
-	if p.candidate != nil {
-		p.candidate.cancel()
-		p.candidate = nil
-	}
+	p.drop(&p.candidate)
+	p.drop(&p.joining)
 }
 
 // arrived settles what a swap has decided: which release is the good one, whether the page is pinned to it.
@@ -192,7 +190,7 @@ func (p *page) wayBackFailed(c *candidate, err error) bool {
 		p.repeat(instead, 0)
 		p.candidate.takeOver(instead)
 	case p.current == nil && p.good.ID != "" && p.good.ID != c.release.ID && executable(p.good.Artifact):
-		p.start(p.good, fallback, 0)
+		p.fallBack()
 	default:
 		p.renew()
 	}
@@ -238,7 +236,7 @@ func (p *page) withheld(r release) bool {
 	p.k.log.Info("the release is not deployed, the page is rolled back", "page", p.name, "release", r.short(),
 		"hint", "save another one, or run: tqserver rollback "+p.name+" "+r.short())
 	if p.current == nil && p.candidate == nil {
-		p.start(p.good, fallback, 0)
+		p.fallBack()
 	}
 	return true
 }

@@ -95,15 +95,15 @@ func (p *page) weigh(now time.Time) {
 	}
 	waiting := p.backend.Held() + p.backend.Queued()
 	l := load{workers: len(v.serving), enough: enough(v.settings), requests: p.backend.InFlight() + waiting, waiting: waiting,
-		peak: p.backend.Load(), unsettled: v.starting || len(v.serving) != v.wanted}
-	if n := v.settings.Instances.Clamp(p.scale.want(l, now)); n != l.workers {
+		peak: p.backend.Load(), unsettled: v.unsettled}
+	if n := v.settings.Instances.Clamp(p.scale.want(l, now)); n != l.workers && n != v.wanted {
 		p.post(func() { p.rescale(l.workers, n) })
 	}
 }
 
 // rescale changes the number of workers, unless it has changed since that was decided.
 func (p *page) rescale(from, to int) {
-	if len(p.set()) != from || p.candidate != nil || p.ctx.Err() != nil {
+	if len(p.set()) != from || p.unsettled() || p.ctx.Err() != nil {
 		return
 	}
 	p.scaled = to

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func TestWorkersSettleWhateverHappens(t *testing.T) {
 			c.Workers.KeepWarm = time.Duration(round%2) * time.Hour
 		})
 		p := testPage(t, k, "a")
-		p.serveRelease(t, testRelease(t, "0", "serve"))
+		p.serveRelease(t, testRelease(t, "0", "gated"))
 		var past []string
 		for range 40 {
 			past = append(past, p.anything(t))
@@ -41,7 +42,7 @@ func (p *page) anything(t *testing.T) string {
 	if set := p.set(); len(set) > 0 {
 		inst = set[rand.IntN(len(set))]
 	}
-	switch n := 1 + rand.IntN(3); rand.IntN(9) {
+	switch n := 1 + rand.IntN(3); rand.IntN(10) {
 	case 0:
 		p.k.testReload(t, p, several(n))
 		return fmt.Sprint(n, " workers")
@@ -49,7 +50,7 @@ func (p *page) anything(t *testing.T) string {
 		p.k.testReload(t, p, func(c *config.Config) { c.Workers.Default.GoMaxProcs = n })
 		return "settings"
 	case 2:
-		p.releaseBuilt(builtAs(testRelease(t, fmt.Sprint(n), "serve")), nil)
+		p.releaseBuilt(builtAs(testRelease(t, fmt.Sprint(n), "gated")), nil)
 		return fmt.Sprint("release ", n)
 	case 3:
 		p.releaseBuilt(builtAs(testRelease(t, fmt.Sprint("bad ", n), "fail")), nil)
@@ -70,6 +71,12 @@ func (p *page) anything(t *testing.T) string {
 			p.spent(inst)
 		}
 		return "max_requests"
+	case 8:
+		if k := p.k; os.Remove(k.site.abs("shut")) != nil {
+			k.shut(t)
+			return "no start works"
+		}
+		return "starts work"
 	default:
 		if p.serves(inst) {
 			inst.worker.Kill()
@@ -80,18 +87,19 @@ func (p *page) anything(t *testing.T) string {
 
 func (p *page) settlesAfter(t *testing.T, past []string) {
 	t.Helper()
+	_ = os.Remove(p.k.site.abs("shut")) // if it is there
 	ports := 0
 	settled := func() bool {
 		ports = len(p.set())
 		if p.warm != nil {
 			ports += len(p.warm.set)
 		}
-		return p.current != nil && p.candidate == nil && len(p.set()) == p.wanted() && len(p.leaving) == 0 && len(p.k.ports.Leases()) == ports
+		return p.current != nil && len(p.starts()) == 0 && len(p.set()) == p.wanted() && len(p.leaving) == 0 && len(p.k.ports.Leases()) == ports
 	}
 	for deadline := time.Now().Add(time.Minute); !settled(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("after %q: %d workers of %d, starting %+v, %d leaving, %d ports of %d, state %s, trouble %q", past,
-				len(p.set()), p.wanted(), p.candidate, len(p.leaving), len(p.k.ports.Leases()), ports, p.state(), p.trouble())
+				len(p.set()), p.wanted(), p.starts(), len(p.leaving), len(p.k.ports.Leases()), ports, p.state(), p.trouble())
 		}
 		select {
 		case <-p.mail.wake:

@@ -23,7 +23,7 @@ type view struct {
 	leaving   []*instance
 	settings  config.Worker
 	wanted    int      // workers that are to serve
-	starting  bool     // something is being started
+	unsettled bool     // see page.unsettled
 	artifacts []string // of what runs or is being started
 }
 
@@ -33,7 +33,7 @@ func (v *view) instances() []*instance {
 
 // publish makes the page's state visible. It is called after each event, on the page's goroutine.
 func (p *page) publish() {
-	v := &view{current: p.current, serving: p.set(), warm: p.warm, settings: p.settings, wanted: p.wanted(), starting: p.candidate != nil, page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
+	v := &view{current: p.current, serving: p.set(), warm: p.warm, settings: p.settings, wanted: p.wanted(), unsettled: p.unsettled(), page: control.Page{Name: p.name, Host: p.route.Host, Route: p.route.Path, Dir: p.route.Dir,
 		Instances: p.settings.Instances.String(), Wanted: p.wanted(), State: p.state(), Error: p.trouble(), Crashes: p.crashes, Pinned: p.k.good.pinned(p.name)}}
 	if p.warm != nil {
 		v.warmSet = p.warm.set
@@ -50,8 +50,8 @@ func (p *page) publish() {
 	for _, inst := range v.instances() {
 		v.artifacts = append(v.artifacts, inst.release.Artifact)
 	}
-	if p.candidate != nil {
-		v.artifacts = append(v.artifacts, p.candidate.release.Artifact)
+	for _, c := range p.starts() {
+		v.artifacts = append(v.artifacts, c.release.Artifact)
 	}
 	if b := p.built; b != nil {
 		v.page.Build = &control.Build{At: b.at, OK: b.result.OK, Release: b.result.Release, Cached: b.result.Cached,
@@ -73,7 +73,7 @@ func (p *page) state() string {
 		return serving
 	case p.building != nil:
 		return "building"
-	case p.candidate != nil && (p.trouble() == "" || p.candidate.why == restart && p.failures < 3):
+	case p.hopeful():
 		return "starting"
 	case p.built != nil && p.built.skipped() && p.problem == "":
 		return "skipped"
@@ -81,6 +81,13 @@ func (p *page) state() string {
 		return "failed"
 	}
 	return "waiting"
+}
+
+// hopeful tells whether something is being started that is likely to serve.
+func (p *page) hopeful() bool {
+	return slices.ContainsFunc(p.starts(), func(c *candidate) bool {
+		return p.trouble() == "" || c.why == restart && p.failures < 3
+	})
 }
 
 // trouble is all that is wrong with the page.

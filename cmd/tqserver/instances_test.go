@@ -3,11 +3,17 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/tqserver/tqserver/kernel/control"
 )
 
 // serving gives the process IDs of the workers of a page that serve.
@@ -124,8 +130,7 @@ func TestOneOfSeveralKilled(t *testing.T) {
 	}
 }
 
-// TestNumberOfWorkers: a reload changes it, and so does the load; workers that stay are not replaced. That there are
-// fewer when there is little to do is tested where no minute has to pass.
+// TestNumberOfWorkers: a reload changes it, and so does the load; workers that stay are not replaced.
 func TestNumberOfWorkers(t *testing.T) {
 	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
 	s.configure("", "default: {instances: 3}", "")
@@ -161,6 +166,70 @@ func TestNumberOfWorkers(t *testing.T) {
 	if p := s.page("index"); p.Instances != "1-2" {
 		t.Errorf("the status says %q", p.Instances)
 	}
+}
+
+// TestWorkersFollowTheLoad: much to do brings a worker, and a minute with little to do takes it away again, while it has
+// requests. None fails on the way.
+func TestWorkersFollowTheLoad(t *testing.T) {
+	t.Parallel() // it mostly waits for the minute
+	s := newSite(t, map[string]string{"pages/index/main.go": textPage("ok")})
+	s.configure("", "default: {instances: 1-2, go_max_procs: 2}", "") // eight requests are enough for one
+	s.start()
+	first := s.awaitSet("index", 1)
+	little := s.startLoad([]client{ // three at a time are no more than one worker should have
+		{name: "slow GET", path: "/?ms=2000"},
+		{name: "slow POST", path: "/?ms=1500", post: 8 << 10},
+		{name: "quick GET", path: "/", newConn: true, pause: 30 * time.Millisecond},
+	}, nil)
+	var busy []client
+	for range 12 {
+		busy = append(busy, client{name: "busy", path: "/?ms=400"})
+	}
+	much := s.startLoad(busy, nil)
+	two := s.awaitSet("index", 2)
+	if len(common(first, two)) != 1 {
+		t.Errorf("worker %v was replaced by %v", first, two)
+	}
+	much.mustHold()
+	one := s.awaitQuiet(two)
+	little.mustHold()
+	if len(common(two, one)) != 1 {
+		t.Errorf("workers %v were replaced by %v", two, one)
+	}
+	s.await("the worker that is too many to be gone", func() error {
+		if n := len(s.page("index").Workers); n != 1 {
+			return fmt.Errorf("there are %d workers", n)
+		}
+		return nil
+	})
+	if p := s.page("index"); p.Crashes != 0 || p.Error != "" || p.Wanted != 1 {
+		t.Errorf("the status is %+v", p)
+	}
+}
+
+// awaitQuiet waits, for longer than for anything else, until one worker of the page index serves, and gives its process
+// ID. Until then none of those that serve may be another one.
+func (s *site) awaitQuiet(pids []int) []int {
+	s.t.Helper()
+	for deadline := time.Now().Add(3 * patience); time.Now().Before(deadline); time.Sleep(time.Second) { // between two looks, each by a process
+		out, errs, err := s.run("status", "--json")
+		var st control.Status
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &st)
+		}
+		if err != nil || len(st.Pages) != 1 {
+			s.t.Fatalf("status: %v, %s\n%s", err, errs, out)
+		}
+		now := s.serving("index")
+		if len(common(pids, now)) != len(now) {
+			s.t.Fatalf("serving are %v, before %v", now, pids)
+		}
+		if p := st.Pages[0]; p.Wanted == 1 && p.Instances == "1-2" && len(now) == 1 {
+			return now
+		}
+	}
+	s.t.Fatalf("there is little to do, and %v still serve", s.serving("index"))
+	return nil
 }
 
 // lonelyPage fails a request that comes while another one is being answered.
@@ -211,4 +280,41 @@ func TestWorkersHaveTheirLimit(t *testing.T) {
 			t.Errorf("request failed: %s", f)
 		}
 	}
+}
+
+// TestWorkerEndsWhileAReleaseHangs: the last good release is there again at once, not when the new one has had all the
+// time that it may take.
+func TestWorkerEndsWhileAReleaseHangs(t *testing.T) {
+	s := newSite(t, map[string]string{"pages/index/main.go": textPage("one")})
+	s.configure("", "ready_timeout_ms: 3600000", "")
+	s.start()
+	hangs := strings.Replace(textPage("two"), "func main() {\n", "func main() {\n\tif os.WriteFile(\"hangs\", nil, 0o600) == nil {\n\t\ttime.Sleep(time.Hour)\n\t}\n", 1)
+	s.write("pages/index/main.go", strings.Replace(hangs, "\t\"net/http\"\n", "\t\"net/http\"\n\t\"os\"\n", 1))
+	s.await("the release to hang", func() error {
+		_, err := os.Stat(s.path("hangs"))
+		return err
+	})
+	l := s.startLoad([]client{{name: "POST", path: "/", post: 1 << 10, newConn: true, pause: 5 * time.Millisecond}}, nil)
+	for range 2 {
+		pid := s.serving("index")[0]
+		s.signal(pid, syscall.SIGKILL)
+		s.await("another worker", func() error {
+			if now := s.serving("index"); len(now) != 1 || now[0] == pid {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		s.awaitBody("/", "one")
+	}
+	if failures := l.stop(); len(failures) > 2 {
+		t.Errorf("more requests failed than can have been in flight: %v", failures)
+	}
+	s.write("pages/index/main.go", textPage("three"))
+	s.awaitBody("/", "three")
+	s.await("the status to be well", func() error {
+		if p := s.page("index"); p.Crashes != 2 || p.Error != "" {
+			return fmt.Errorf("it has %d crashes, error %q", p.Crashes, p.Error)
+		}
+		return nil
+	})
 }
