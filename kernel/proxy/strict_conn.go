@@ -43,10 +43,11 @@ const (
 // refused read why, for 500 ms at most. Read is for one goroutine at a time,
 // everything else is safe for concurrent use.
 func Strict(c net.Conn, early []byte) net.Conn {
-	s := &strictConn{Conn: c, fresh: true}
-	if served, ok := c.(servedConn); ok {
-		s.Conn, s.fresh = served.TCPConn, false
+	served, again := c.(servedConn)
+	if again {
+		c = served.TCPConn
 	}
+	s := &strictConn{lazyConn: newLazyConn(c), fresh: !again}
 	if len(early) > 0 {
 		s.hold(early)
 		s.advance()
@@ -59,7 +60,7 @@ func Strict(c net.Conn, early []byte) net.Conn {
 type servedConn struct{ *net.TCPConn }
 
 type strictConn struct {
-	net.Conn
+	*lazyConn
 	at     strictState
 	fresh  bool   // there was no request yet
 	buf    []byte // nil while nothing is held
@@ -129,7 +130,7 @@ func (c *strictConn) peek(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if len(c.buf) == 0 {
-		return c.Conn.Read(p)
+		return c.lazyConn.Read(p)
 	}
 	c.ok = 1
 	return c.take(p), nil
@@ -171,7 +172,10 @@ func (c *strictConn) receive(p []byte) (int, error) {
 	if len(c.buf) > 0 {
 		return 0, c.append()
 	}
-	n, err := c.Conn.Read(p)
+	if c.at == atHead && len(p) > 1 { // else net/http looks whether the client has gone
+		run.giveWay()
+	}
+	n, err := c.lazyConn.Read(p)
 	c.idled.Store(n == 0 && c.at == atHead && isTimeout(err) && !c.stopped.Load())
 	if n == 0 || c.at == atRaw {
 		return n, err
@@ -197,7 +201,7 @@ func (c *strictConn) append() error {
 	if c.at == atHead && !c.fresh {
 		c.limitHead()
 	}
-	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	n, err := c.lazyConn.Read(c.buf[len(c.buf):cap(c.buf)])
 	if n == 0 && c.at == atHead && isTimeout(err) && !c.stopped.Load() {
 		c.refuse(&refusals[slowHead]) // net/http would take what it has for a line, and answer 400
 		return nil
@@ -217,7 +221,7 @@ func (c *strictConn) limitHead() {
 	if c.until.IsZero() && c.limit > 0 {
 		c.until = time.Now().Add(c.limit)
 	}
-	_ = c.Conn.SetReadDeadline(c.until)
+	_ = c.lazyConn.SetReadDeadline(c.until)
 }
 
 // advance judges what is held.
@@ -357,7 +361,7 @@ func (c *strictConn) release() {
 // Read: with a time that is long past.
 func (c *strictConn) SetReadDeadline(t time.Time) error {
 	c.stopped.Store(!t.IsZero() && t.Unix() < 1<<20)
-	return c.Conn.SetReadDeadline(t)
+	return c.lazyConn.SetReadDeadline(t)
 }
 
 // Idled is to be told of each state that an [http.Server] with that IdleTimeout
@@ -388,28 +392,13 @@ func Fresh(c net.Conn) bool {
 	return ok && !s.begun.Load()
 }
 
-// ReadFrom lets the kernel move the bytes where it can.
-func (c *strictConn) ReadFrom(r io.Reader) (int64, error) {
-	if to, ok := c.Conn.(io.ReaderFrom); ok {
-		return to.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
-}
-
-func (c *strictConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return net.ErrClosed
-}
-
 // Close lingers after a refusal. To close with bytes unread would reset the
 // connection, and the client could lose the answer.
 func (c *strictConn) Close() error {
 	if c.lingers.Swap(false) && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
-		_, _ = io.CopyN(io.Discard, c.Conn, maxLinger)
+		_, _ = io.CopyN(io.Discard, c.lazyConn, maxLinger)
 	}
-	return c.Conn.Close()
+	return c.lazyConn.Close()
 }
 
 var strictBuffers = sync.Pool{New: func() any { return new([strictBuffer]byte) }}

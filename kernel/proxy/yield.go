@@ -38,13 +38,22 @@ func newRunQueue() *runQueue {
 // When the turn comes again the reply is often there. Where nobody waits,
 // [runtime.Gosched] would wake an idle thread in vain.
 func (q *runQueue) yield(now time.Time) {
+	q.update(now)
+	q.giveWay()
+}
+
+// giveWay is a yield that goes by what the last one has found.
+func (q *runQueue) giveWay() {
+	if q.crowd.Load() > 0 {
+		runtime.Gosched()
+	}
+}
+
+func (q *runQueue) update(now time.Time) {
 	if at := now.UnixNano(); at >= q.due.Load() && q.looks.CompareAndSwap(false, true) {
 		q.look()
 		q.due.Store(at + int64(queueTime))
 		q.looks.Store(false)
-	}
-	if q.crowd.Load() > 0 {
-		runtime.Gosched()
 	}
 }
 
