@@ -169,6 +169,8 @@ type workerConn struct {
 	idleSince time.Time
 	reused    bool // it has carried a request before
 
+	glances atomic.Int64 // until when, in nanoseconds of the clock; 0: another deadline is set
+
 	raw  syscall.RawConn
 	look func(fd uintptr) // peek or measure, made once so that a call allocates nothing
 	seen glimpse
@@ -190,6 +192,33 @@ func newWorkerConn(s stream, e *Endpoint) (*workerConn, error) {
 	c := &workerConn{stream: s, endpoint: e, raw: raw, part: io.LimitedReader{R: s}}
 	c.look = c.seen.look
 	return c, nil
+}
+
+// glance sets a deadline of once or twice glanceTimeout, which need not be moved
+// for each request.
+func (c *workerConn) glance(now time.Time) {
+	left := time.Duration(c.glances.Load() - now.UnixNano())
+	if glanceTimeout <= left && left <= 2*glanceTimeout {
+		return
+	}
+	until := now.Add(2 * glanceTimeout)
+	_ = c.stream.SetDeadline(until)
+	c.glances.Store(until.UnixNano())
+}
+
+func (c *workerConn) SetDeadline(t time.Time) error {
+	c.glances.Store(0)
+	return c.stream.SetDeadline(t)
+}
+
+func (c *workerConn) SetReadDeadline(t time.Time) error {
+	c.glances.Store(0)
+	return c.stream.SetReadDeadline(t)
+}
+
+func (c *workerConn) SetWriteDeadline(t time.Time) error {
+	c.glances.Store(0)
+	return c.stream.SetWriteDeadline(t)
 }
 
 func (c *workerConn) Close() error {

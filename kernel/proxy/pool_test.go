@@ -282,3 +282,42 @@ type closing struct {
 }
 
 func (c *closing) Close() error { *c.closed = append(*c.closed, c.n); return nil }
+
+// TestGlanceIsMovedNowAndThen: and is not taken for another deadline.
+func TestGlanceIsMovedNowAndThen(t *testing.T) {
+	s := &timed{}
+	c := keptConn(s, nil)
+	now := time.Now()
+	c.glance(now)
+	c.glance(now.Add(glanceTimeout))
+	if s.set != 1 || !s.until.Equal(now.Add(2*glanceTimeout)) {
+		t.Errorf("set %d times, until %v", s.set, s.until.Sub(now))
+	}
+	c.glance(now.Add(glanceTimeout + 1))
+	if s.set != 2 {
+		t.Error("not set again although less than glanceTimeout is left")
+	}
+	for name, other := range map[string]func(time.Time) error{"both": c.SetDeadline, "read": c.SetReadDeadline, "write": c.SetWriteDeadline} {
+		must(t, other(time.Time{}))
+		c.glance(now)
+		if !s.until.Equal(now.Add(2 * glanceTimeout)) {
+			t.Errorf("%s: the other deadline stays", name)
+		}
+	}
+}
+
+// timed notes its deadline.
+type timed struct {
+	scripted
+	set   int
+	until time.Time
+}
+
+func (c *timed) SetDeadline(t time.Time) error {
+	c.set++
+	c.until = t
+	return nil
+}
+
+func (c *timed) SetReadDeadline(t time.Time) error  { c.until = t; return nil }
+func (c *timed) SetWriteDeadline(t time.Time) error { c.until = t; return nil }

@@ -14,8 +14,9 @@ const (
 	receiveBuffer = 16 << 10
 	keepBuffer    = 80 << 10 // larger ones are not kept for the next request; a body that was gathered fits, with its head
 
-	// glanceTimeout is how long an answer is waited for before anything is
-	// arranged to notice that the client leaves. Most answers are faster.
+	// glanceTimeout is how long an answer is waited for, and up to twice that,
+	// before anything is arranged to notice that the client leaves. Most answers
+	// are faster.
 	glanceTimeout = 50 * time.Millisecond
 
 	// settleTimeout is how long the last piece of a request may take to be
@@ -230,12 +231,12 @@ func (t *trip) wait(now time.Time) {
 	if limit > 0 {
 		t.deadline = now.Add(limit)
 	}
-	glance := glanceTimeout
-	if limit > 0 {
-		glance = min(glance, limit)
-	}
 	t.patient = false
-	_ = t.c.SetDeadline(now.Add(glance))
+	if 0 < limit && limit < 2*glanceTimeout {
+		_ = t.c.SetDeadline(now.Add(min(glanceTimeout, limit)))
+		return
+	}
+	t.c.glance(now)
 }
 
 // extend is called when a deadline of the connection has passed. It reports
