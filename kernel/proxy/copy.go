@@ -32,7 +32,7 @@ func (t *trip) pass() error {
 		if t.answer.status == http.StatusNoContent && (t.answer.chunked || t.answer.length > 0) {
 			t.answer.last = true // a body may follow all the same
 		}
-		t.whole = true
+		t.whole, t.blind = true, true // some send a body all the same
 		return nil
 	case t.answer.chunked:
 		return t.copyChunks()
@@ -83,7 +83,7 @@ func (t *trip) copyLength(n int64) error {
 			if n -= moved; err != nil {
 				return err
 			}
-		} else if err := t.fill(n); err != nil {
+		} else if err := t.fill(); err != nil {
 			return early(err)
 		}
 	}
@@ -98,7 +98,7 @@ func (t *trip) copyToEnd() error {
 		}
 		_, err := t.ready()
 		if err == nil {
-			err = t.fill(int64(len(t.in)))
+			err = t.fill()
 		}
 		if err == io.EOF {
 			t.whole = true
@@ -269,11 +269,12 @@ func (t *trip) standStill() {
 	t.attend(now)
 }
 
-// fill replaces what was passed on by up to n bytes more.
-func (t *trip) fill(n int64) error {
-	t.r, t.w = 0, 0
+// fill replaces what was passed on by what comes next, also if that is more than
+// belongs to the answer: it would be the next one's.
+func (t *trip) fill() error {
+	t.r, t.w, t.blind = 0, 0, false
 	for {
-		k, err := t.c.Read(t.in[:min(n, int64(len(t.in)))])
+		k, err := t.c.Read(t.in)
 		t.w = k
 		switch {
 		case k > 0:
@@ -286,7 +287,7 @@ func (t *trip) fill(n int64) error {
 
 // splice moves n bytes that the connection has pending to the client.
 func (t *trip) splice(n int64) (int64, error) {
-	t.r, t.w = 0, 0
+	t.r, t.w, t.blind = 0, 0, true
 	t.c.part.N = n
 	moved, err := t.x.side.splice(&t.c.part)
 	if err != nil && (isTimeout(err) || !t.c.gone()) {

@@ -53,7 +53,7 @@ func (p *pool) usable(c *workerConn, now time.Time) bool {
 	switch {
 	case unused >= p.timeout:
 		return false
-	case unused < trustTime && trust >= trustAfter:
+	case unused < trustTime && trust >= trustAfter && !c.blind:
 		return true
 	case !c.quiet():
 		p.doubt()
@@ -168,6 +168,7 @@ type workerConn struct {
 	endpoint  *Endpoint
 	idleSince time.Time
 	reused    bool // it has carried a request before
+	blind     bool // more than the last answer may have come with it
 
 	glances atomic.Int64 // until when, in nanoseconds of the clock; 0: another deadline is set
 

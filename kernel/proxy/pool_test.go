@@ -241,24 +241,91 @@ func TestTrustedConnectionIsTakenWithoutALook(t *testing.T) {
 // at again.
 func TestDoubt(t *testing.T) {
 	for name, answer := range map[string]string{
-		"closed": "",
-		"loud":   "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno more",
+		"closed":  "",
+		"loud":    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno more",
+		"at last": "HTTP/1.1 200 OK\r\nContent-Length: 49152\r\n\r\n" + strings.Repeat("x", 3*receiveBuffer) + "more",
+		"early":   "more\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
+		"unclear": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
 	} {
 		e := NewEndpoint(EndpointOptions{})
 		e.pool.trust.Store(trustAfter)
-		c := keptConn(&scripted{[]byte(answer), 1000}, e)
+		c := keptConn(&scripted{[]byte(answer), 1 << 20}, e)
 		c.reused = true
 		x := New(Options{}).begin(recorder{httptest.NewRecorder()}, httptest.NewRequest("POST", "/", nil))
 		trip := trips.Get().(*trip)
 		must(t, trip.prepare(x, e))
-		if _, err := trip.attempt(c); (err == nil) != (answer != "") {
+		if _, err := trip.attempt(c); (err == nil) != (name == "loud" || name == "at last") {
 			t.Errorf("%s: %v", name, err)
 		}
 		trip.release()
-		if n := e.pool.trust.Load(); n != 0 {
-			t.Errorf("%s: trusted for %d", name, n)
+		if n := e.pool.trust.Load(); n != 0 || len(e.pool.idle) > 0 {
+			t.Errorf("%s: trusted for %d, %d kept", name, n, len(e.pool.idle))
 		}
 		e.Close()
+	}
+}
+
+// TestConnectionOnWhichMoreMayHaveComeIsLookedAt before it is used again, be the
+// worker trusted or not.
+func TestConnectionOnWhichMoreMayHaveComeIsLookedAt(t *testing.T) {
+	large := strings.Repeat("x", receiveBuffer-len("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n"))
+	for name, c := range map[string]struct {
+		method, answer string
+		looks          int
+	}{
+		"plain":         {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 0},
+		"no body":       {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 1},
+		"not modified":  {"GET", "HTTP/1.1 304 Not Modified\r\n\r\n", 1},
+		"a full buffer": {"GET", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(large), large), 1},
+	} {
+		e := NewEndpoint(EndpointOptions{})
+		e.pool.trust.Store(trustAfter)
+		conn, looks := keptConn(&scripted{[]byte(c.answer), 1 << 20}, e), 0
+		conn.look = func(uintptr) { looks++ }
+		x := New(Options{}).begin(recorder{httptest.NewRecorder()}, httptest.NewRequest(c.method, "/", nil))
+		trip := trips.Get().(*trip)
+		must(t, trip.prepare(x, e))
+		if _, err := trip.attempt(conn); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		trip.release()
+		looks = 0 // the attempt has its own
+		if e.pool.take(x.now) != conn || looks != c.looks {
+			t.Errorf("%s: %d looks, want %d", name, looks, c.looks)
+		}
+		e.Close()
+	}
+}
+
+// TestWhatFollowsASplicedAnswerReachesNobody, also not from a trusted worker.
+func TestWhatFollowsASplicedAnswerReachesNobody(t *testing.T) {
+	s := newSite(t, Options{}, BackendOptions{})
+	said := make(chan struct{}, 1)
+	e := s.raw(EndpointOptions{}, func(c net.Conn, r *bufio.Reader) {
+		for lines := head(r); len(lines) > 0; lines = head(r) {
+			if !strings.Contains(lines[0], "/loud") {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+				continue
+			}
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n"+strings.Repeat("x", 1<<20)+
+				"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
+			said <- struct{}{}
+		}
+	})
+	if _, body := s.get("/loud"); len(body) != 1<<20 {
+		t.Fatalf("%d bytes", len(body))
+	}
+	<-said
+	e.pool.trust.Store(trustAfter)
+	eventually(t, "the connection is kept or closed", func() bool { return e.InFlight() == 0 })
+	e.pool.mu.Lock()
+	for _, c := range e.pool.idle {
+		eventually(t, "too much has come", func() bool { return c.pending() > 0 })
+		c.idleSince = time.Now().Add(time.Minute) // it was used a moment ago
+	}
+	e.pool.mu.Unlock()
+	if _, body := s.get("/"); body != "hi" {
+		t.Errorf("got %q", body)
 	}
 }
 

@@ -81,6 +81,7 @@ type trip struct {
 	heard     bool // something has come
 	answer    answer
 	whole     bool          // the answer was read to its end, and no further
+	blind     bool          // what comes behind the answer has not been looked for
 	deadline  time.Time     // for what is waited for; zero: none, or set when the body is sent
 	patient   bool          // the deadline of the connection is the real one
 	pause     time.Duration // since the client was looked at last; 0: there was no need
@@ -122,7 +123,7 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 		}
 		t.x.now = time.Now()
 	}
-	t.c, t.n, t.r, t.w, t.heard, t.whole, t.streaming, t.limited, t.pause = c, 0, 0, 0, false, false, false, false, 0
+	t.c, t.n, t.r, t.w, t.heard, t.whole, t.blind, t.streaming, t.limited, t.pause = c, 0, 0, 0, false, false, false, false, false, 0
 	err = t.exchange()
 	again = t.mayRepeat(err)
 	sound := err == nil && t.whole && t.r == t.w && !t.answer.last && t.sentWhole()
@@ -132,14 +133,21 @@ func (t *trip) attempt(c *workerConn) (again bool, err error) {
 	}
 	if sound {
 		t.x.now = time.Now()
+		c.blind = t.blind || t.w == len(t.in)
 		t.e.pool.put(c, t.x.now)
 		return again, err
 	}
-	if c.reused && err != nil && !t.heard || t.whole && t.r < t.w {
+	if t.spokeOutOfTurn(err) || c.reused && err != nil && !t.heard {
 		t.e.pool.doubt()
 	}
 	c.Close()
 	return again, err
+}
+
+// spokeOutOfTurn reports whether the worker said more than its answer, or what
+// is none: that can be what it said too much before.
+func (t *trip) spokeOutOfTurn(err error) bool {
+	return t.whole && t.r < t.w || errors.Is(err, errAnswer) || errors.Is(err, errFraming)
 }
 
 // sentWhole reports whether the worker waits for nothing more of the request.
