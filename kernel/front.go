@@ -193,7 +193,7 @@ func (f *front) settle(ctx context.Context) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for calm := 0; calm < 2 && ctx.Err() == nil; calm++ { // the server is told of a request a moment before it takes it
-		if len(f.fresh()) > 0 {
+		if len(f.open(proxy.Fresh)) > 0 {
 			calm = -1
 		}
 		select {
@@ -201,19 +201,19 @@ func (f *front) settle(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	for _, c := range f.fresh() {
+	for _, c := range f.open(proxy.Fresh) {
 		_ = c.Close()
 	}
 }
 
-// fresh returns the connections of the servers over which nothing has begun.
-func (f *front) fresh() []net.Conn {
+// open returns those of the servers' connections that are wanted.
+func (f *front) open(wanted func(net.Conn) bool) []net.Conn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []net.Conn
 	for _, e := range f.all {
 		for c := range e.open {
-			if proxy.Fresh(c) {
+			if wanted(c) {
 				all = append(all, c)
 			}
 		}
@@ -221,8 +221,14 @@ func (f *front) fresh() []net.Conn {
 	return all
 }
 
-// close cuts what is left.
+// close cuts what is left. It closes all connections at the same time before the servers do so one by one: those of
+// clients that were refused take a moment each.
 func (f *front) close() error {
+	var all sync.WaitGroup
+	for _, c := range f.open(func(net.Conn) bool { return true }) {
+		all.Go(func() { _ = c.Close() })
+	}
+	all.Wait()
 	var err error
 	for _, e := range f.eras() {
 		err = errors.Join(err, e.srv.Close())

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -118,6 +119,37 @@ func TestFrontTurnsAwayWhoComesTooLate(t *testing.T) {
 	if want := strings.Repeat("GET /late 503 no_worker: the server stops\n", 3); strings.Join(log, "\n")+"\n" != want {
 		t.Errorf("logged %q", log)
 	}
+}
+
+// TestFrontClosesThoseItRefusesAtOnce: each has half a second to read why, but not one after the other.
+func TestFrontClosesThoseItRefusesAtOnce(t *testing.T) {
+	const clients = 60
+	begun, release := make(chan struct{}), make(chan struct{})
+	f := http2Front(t, false, func(http.ResponseWriter, *http.Request) { begun <- struct{}{}; <-release })
+	for range clients {
+		if _, err := io.WriteString(dialFront(t, f), "GET / HTTP/1.1\r\nHost: h\r\n\r\nno request\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		<-begun
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.shutdown(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- f.close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(clients / 3 * time.Second / 2):
+		t.Error("they are closed one after the other")
+		defer func() { <-closed }()
+	}
+	close(release)
+	awaitConnections(t, f, 0)
 }
 
 // tcpPipe is both ends of a connection.
