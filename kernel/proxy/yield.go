@@ -11,6 +11,10 @@ const (
 	// queueTime is how old the last look at the run queues may be.
 	queueTime = time.Millisecond
 
+	// maxEarly is how much too early a look can be; more, and the clock was set
+	// back.
+	maxEarly = time.Second
+
 	// queueLooks is how many looks in a row have to find them empty until nobody
 	// is thought to wait.
 	queueLooks = 8
@@ -50,7 +54,9 @@ func (q *runQueue) giveWay() {
 }
 
 func (q *runQueue) update(now time.Time) {
-	if at := now.UnixNano(); at >= q.due.Load() && q.looks.CompareAndSwap(false, true) {
+	at := now.UnixNano()
+	early := q.due.Load() - at
+	if (early <= 0 || early > int64(maxEarly)) && q.looks.CompareAndSwap(false, true) {
 		q.look()
 		q.due.Store(at + int64(queueTime))
 		q.looks.Store(false)

@@ -39,7 +39,7 @@ func TestYieldLetsOthersRunWhereSomeWait(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	q := newRunQueue()
 	now := time.Now()
-	q.due.Store(now.Add(time.Hour).UnixNano())
+	q.due.Store(now.Add(maxEarly).UnixNano())
 	q.crowd.Store(queueLooks)
 	var ran atomic.Bool
 	go ran.Store(true)
@@ -51,5 +51,14 @@ func TestYieldLetsOthersRunWhereSomeWait(t *testing.T) {
 	}
 	if q.crowd.Load() != queueLooks {
 		t.Error("looked before it was due")
+	}
+}
+
+func TestRunQueueIsLookedAtAfterTheClockWasSetBack(t *testing.T) {
+	q, now := newRunQueue(), time.Now()
+	q.yield(now)
+	q.yield(now.Add(-time.Hour))
+	if due := time.Unix(0, q.due.Load()); due.After(now) {
+		t.Error("the next look is due in an hour")
 	}
 }
