@@ -86,8 +86,13 @@ func TestHTTP2HeadersHaveTheBoundsOfHTTP1(t *testing.T) {
 		{200, "/", http.Header{"Expect": {"100-continue"}}},
 		{200, "/", http.Header{"Expect": {""}}},
 		{417, "/", http.Header{"Expect": {"wonders"}}},
+		{200, "/", http.Header{"Host": {strings.Repeat("h", 8000)}}},
+		{431, "/", http.Header{"Host": {strings.Repeat("h", 9000)}}},
 	} {
 		r := s.request("GET", c.path, nil)
+		if host := c.header.Get("Host"); host != "" {
+			r.Host = host
+		}
 		r.Header = c.header
 		res, _ := s.do(r)
 		if res.Proto != "HTTP/2.0" || res.StatusCode != c.status || c.status != 200 && res.Header.Get(errorHeader) != kindBadRequest {

@@ -50,7 +50,7 @@ func checkHTTP2(r *http.Request) *refusal {
 	if r.ProtoMajor == 1 {
 		return nil
 	}
-	if bad := checkFields(r.Header); bad != nil {
+	if bad := checkFields(r.Host, r.Header); bad != nil {
 		return bad
 	}
 	lengths := r.Header["Content-Length"]
@@ -74,8 +74,11 @@ func checkHTTP2(r *http.Request) *refusal {
 // checkFields has the header of a request with HTTP/2 keep the bounds that that
 // of one with HTTP/1 has. net/http refuses another Expect than 100-continue
 // there only, and takes 100-continue out here.
-func checkFields(h http.Header) *refusal {
-	count, size := 0, 0
+func checkFields(host string, h http.Header) *refusal {
+	count, size := 0, len("Host: \r\n")+len(host)
+	if size > maxRequestLine {
+		return &refusals[longField]
+	}
 	for name, values := range h {
 		for _, v := range values {
 			n := len(name) + len(": \r") + len(v)
