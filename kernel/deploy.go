@@ -153,6 +153,9 @@ func (p *page) deploy(r release) {
 	if p.current != nil && p.current.release.ID == r.ID {
 		why = reconfigure
 	}
+	if p.joining != nil && p.joining.release.ID == r.ID {
+		p.drop(&p.joining) // one of the same release is enough
+	}
 	if !p.rewarm(r, why, nil) {
 		p.start(r, why, 0)
 	}
@@ -280,13 +283,10 @@ func (p *page) swap(c *candidate, fresh []*instance) {
 func (p *page) live(c *candidate, inst *instance, first bool) {
 	key, addr := inst.logAddr()
 	args := []any{"page", p.name, "release", inst.release.short(), "worker", inst.id, "pid", inst.worker.PID(), key, addr, "why", string(c.why)}
-	p.problem = ""
-	if j := p.joining; j != nil && j != c {
-		p.problem = j.fault
-	}
 	if p.newest(inst.release) {
 		p.stale = ""
 	}
+	p.problem = p.fault(c)
 	if first && c.why == deploy && p.newest(inst.release) {
 		p.built.live = time.Since(p.built.changed)
 		p.built.timeLive(inst)
@@ -297,6 +297,16 @@ func (p *page) live(c *candidate, inst *instance, first bool) {
 	if inst.worker.Exposed() {
 		p.k.log.Warn("the page listens on all interfaces: others can reach it past the server. Let it listen on 127.0.0.1", "page", p.name, "port", inst.port())
 	}
+}
+
+// fault is why another start than c, which is still tried again, has failed.
+func (p *page) fault(c *candidate) string {
+	for _, other := range p.starts() {
+		if other != c && other.fault != "" && other.fault != p.stale {
+			return other.fault
+		}
+	}
+	return ""
 }
 
 // newest tells whether a release is what the last build made.
@@ -357,7 +367,7 @@ func (p *page) startFailed(c *candidate, err error) {
 	}
 	switch {
 	case errors.Is(err, port.ErrExhausted):
-		p.startWhenPortFree(c)
+		p.startWhenPortFree(c, text)
 		return
 	case p.current != nil && c.why == deploy:
 		p.k.log.Warn("the release is discarded, the previous one serves on", "page", p.name, "release", p.current.release.short())
@@ -393,21 +403,28 @@ func (p *page) retry(c *candidate, text string) {
 		p.failures++
 		wait = backoff(p.failures)
 		if c.why == deploy || p.failures >= 3 {
-			p.backend.Fail(errors.New(text)) // requests need not wait in vain
+			p.giveUp(text)
 		}
 	}
 	p.repeat(c, wait)
 }
 
+// giveUp has requests not wait in vain, unless a worker comes that has not failed yet.
+func (p *page) giveUp(why string) {
+	if !slices.ContainsFunc(p.starts(), func(c *candidate) bool { return c.tries == 0 }) {
+		p.backend.Fail(errors.New(why))
+	}
+}
+
 // startWhenPortFree tries again as soon as the ports change.
-func (p *page) startWhenPortFree(c *candidate) {
+func (p *page) startWhenPortFree(c *candidate, text string) {
 	if p.current == nil {
-		p.backend.Fail(errors.New(p.trouble()))
+		p.giveUp(p.trouble())
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	waiting := *c
 	waiting.begins, waiting.cancel, waiting.portless = time.Time{}, cancel, true
-	waiting.tries++
+	waiting.tries, waiting.fault = c.tries+1, text
 	*p.place(c) = &waiting
 	p.work.Go(func() {
 		if p.portsChanged(ctx, c) != nil {

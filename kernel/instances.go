@@ -122,13 +122,19 @@ func (p *page) drop(place **candidate) {
 // dropNeedless gives up the starts of workers that would be too many.
 func (p *page) dropNeedless() {
 	if c := p.candidate; c != nil && c.relieves != nil && !p.serves(c.relieves) && len(p.set()) >= p.wanted() {
+		p.solved(c.fault)
 		p.drop(&p.candidate)
 	}
 	if c := p.joining; c != nil && p.missing() <= 0 {
-		if p.problem == c.fault {
-			p.problem = ""
-		}
+		p.solved(c.fault)
 		p.drop(&p.joining)
+	}
+}
+
+// solved takes that a problem is none any more.
+func (p *page) solved(problem string) {
+	if p.problem == problem {
+		p.problem = ""
 	}
 }
 
@@ -173,6 +179,7 @@ func (p *page) shed() {
 		}
 		p.k.log.Info("one worker less", "page", p.name, "worker", out.id, "workers", len(set)-1)
 		p.remove(out)
+		p.solved(out.ailment)
 		p.retire(out)
 	}
 }

@@ -241,3 +241,83 @@ func TestFallBackDoesNotWait(t *testing.T) {
 	p.releaseBuilt(builtAs(testRelease(t, "bad", "fail")), nil)
 	p.until(t, "the last good release", func() bool { return p.current != nil && p.current.release.ID == "one" })
 }
+
+// The same release again, while the one that has ended waits to be tried again, is one start and not two.
+func TestReleaseThatWaitsIsStartedOnce(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) { c.Workers.KeepWarm = 0 })
+	p := testPage(t, k, "a")
+	one := testRelease(t, "one", "gated")
+	p.serveRelease(t, one)
+	k.shut(t)
+	p.current.worker.Kill()
+	p.until(t, "the end", func() bool { return p.current == nil })
+	p.joinsInVain(t)
+	p.releaseBuilt(builtAs(one), nil)
+	if len(p.starts()) != 1 || time.Until(p.starts()[0].begins) > 0 {
+		t.Errorf("being started are %+v", p.starts())
+	}
+	p.until(t, "another try", func() bool { return p.candidate != nil && p.candidate.tries > 0 })
+	k.unshut(t)
+	p.settles(t, "one", 1)
+	p.portsIn(t, 1)
+}
+
+// Requests wait for a new release that is being started, however often the last good one fails beside it.
+func TestFailingRestartEndsNoWait(t *testing.T) {
+	k := testKernel(t, patient)
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "gated"))
+	k.shut(t)
+	p.current.worker.Kill()
+	p.until(t, "the end", func() bool { return p.current == nil })
+	p.releaseBuilt(builtAs(testRelease(t, "two", "mute")), nil)
+	hangs := p.candidate
+	p.joinsInVain(t)
+	if p.candidate != hangs || p.state() != "starting" {
+		t.Fatalf("state %s, being started is %+v", p.state(), p.candidate)
+	}
+	answer := make(chan int, 1)
+	go func() { answer <- p.ask(t, t.Context(), "/") }()
+	for late := time.Now().Add(15 * time.Second); p.backend.Held() == 0; time.Sleep(time.Millisecond) {
+		if len(answer) > 0 || time.Now().After(late) {
+			t.Fatal("the request does not wait")
+		}
+	}
+	p.serveRelease(t, testRelease(t, "three", "serve"))
+	if code := <-answer; code != 200 {
+		t.Errorf("the request got %d", code)
+	}
+}
+
+// The status says what is still wrong, and nothing else.
+func TestStatusOfTwoStarts(t *testing.T) {
+	k := testKernel(t, func(c *config.Config) { c.Workers.Default.Instances = config.Instances{Min: 1, Max: 4} })
+	p := testPage(t, k, "a")
+	p.serveRelease(t, testRelease(t, "one", "gated"))
+	p.rescale(1, 2)
+	sick := p.settles(t, "one", 2)[0]
+	k.shut(t)
+	p.checked(sdk.Health{Target: sick.id, Failures: 3})
+	p.until(t, "a start that fails", func() bool { return p.candidate.tries > 0 })
+	p.candidate.tries = 20
+	p.repeat(p.candidate, 0)
+	p.until(t, "the wait for another try", func() bool { return p.candidate.tries > 20 })
+	k.unshut(t)
+	p.rescale(2, 3)
+	p.until(t, "a further worker", func() bool { return len(p.set()) == 3 })
+	if !strings.Contains(p.trouble(), "exited with status 8") {
+		t.Errorf("the status does not say what fails: %q", p.trouble())
+	}
+	p.rescale(3, 2)
+	if p.serves(sick) || len(p.starts()) != 0 || p.trouble() != "" {
+		t.Errorf("being started are %+v, trouble %q", p.starts(), p.trouble())
+	}
+	sick = p.set()[0]
+	k.trap(t)
+	p.checked(sdk.Health{Target: sick.id, Failures: 3})
+	p.scaled = 1
+	p.renew()
+	if p.serves(sick) || len(p.starts()) != 0 || p.trouble() != "" {
+		t.Errorf("being started are %+v, trouble %q", p.starts(), p.trouble())
+	}
+}

@@ -32,6 +32,7 @@ type instance struct {
 	ready    time.Time
 	state    atomic.Pointer[string] // nil: serving
 	healthy  atomic.Pointer[bool]   // nil: the checker has not reported yet
+	ailment  string                 // what the checker said last against it; owned by the page's goroutine
 	suspect  bool                   // took no connection; owned by the page's goroutine
 	spent    bool                   // has served its max_requests; owned by the page's goroutine
 	update   *control.Update        // the last one that it answered to; owned by the page's goroutine
@@ -265,7 +266,8 @@ func (p *page) checked(h sdk.Health) {
 	if h.Healthy {
 		return
 	}
-	p.problem = fmt.Sprintf("worker %s is unhealthy: %s (%d in a row)", inst.id, h.Reason, h.Failures)
+	inst.ailment = fmt.Sprintf("worker %s is unhealthy: %s (%d in a row)", inst.id, h.Reason, h.Failures)
+	p.problem = inst.ailment
 	p.k.log.Error(p.problem+", replacing it", "page", p.name)
 	p.renew()
 }

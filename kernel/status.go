@@ -86,7 +86,7 @@ func (p *page) state() string {
 // hopeful tells whether something is being started that is likely to serve.
 func (p *page) hopeful() bool {
 	return slices.ContainsFunc(p.starts(), func(c *candidate) bool {
-		return p.trouble() == "" || c.why == restart && p.failures < 3
+		return p.trouble() == "" || c.why == restart && p.failures < 3 || c.why == deploy && c.tries == 0
 	})
 }
 
