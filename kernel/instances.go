@@ -19,7 +19,8 @@ import (
 //     one of the last good release does so, whatever else is being started: who is ready first serves.
 //
 // Of the first two there is one start at a time, the candidate of the page, and of the third another one, joining. So
-// neither waits for the other, which may not be ready for long, or not start and be tried again and again.
+// neither waits for the other, which may not be ready for long, or not start and be tried again and again. What is
+// missing when more workers end while some are joining follows when these have come or failed.
 //
 // Whatever has changed, renew then makes the next step towards the number that is wanted.
 

@@ -182,8 +182,8 @@ func TestWorkersFollowTheLoad(t *testing.T) {
 		{name: "quick GET", path: "/", newConn: true, pause: 30 * time.Millisecond},
 	}, nil)
 	var busy []client
-	for range 12 {
-		busy = append(busy, client{name: "busy", path: "/?ms=400"})
+	for range 12 { // a second each: the way to the next request is short against it, also where that is slow
+		busy = append(busy, client{name: "busy", path: "/?ms=1000"})
 	}
 	much := s.startLoad(busy, nil)
 	two := s.awaitSet("index", 2)
