@@ -144,6 +144,7 @@ func (p *page) deploy(r release) {
 	}
 	p.stale, p.problem = "", ""
 	if p.current != nil && p.current.release.ID == r.ID && (p.candidate == nil || p.candidate.beside) && p.current.fits(p) {
+		p.problem = p.fault(nil)
 		p.k.log.Debug("nothing to do: the release serves already", "page", p.name, "release", r.short())
 		return
 	}

@@ -293,7 +293,8 @@ func TestFailingRestartEndsNoWait(t *testing.T) {
 func TestStatusOfTwoStarts(t *testing.T) {
 	k := testKernel(t, func(c *config.Config) { c.Workers.Default.Instances = config.Instances{Min: 1, Max: 4} })
 	p := testPage(t, k, "a")
-	p.serveRelease(t, testRelease(t, "one", "gated"))
+	one := testRelease(t, "one", "gated")
+	p.serveRelease(t, one)
 	p.rescale(1, 2)
 	sick := p.settles(t, "one", 2)[0]
 	k.shut(t)
@@ -305,8 +306,11 @@ func TestStatusOfTwoStarts(t *testing.T) {
 	k.unshut(t)
 	p.rescale(2, 3)
 	p.until(t, "a further worker", func() bool { return len(p.set()) == 3 })
-	if !strings.Contains(p.trouble(), "exited with status 8") {
-		t.Errorf("the status does not say what fails: %q", p.trouble())
+	for range 2 {
+		if !strings.Contains(p.trouble(), "exited with status 8") {
+			t.Errorf("the status does not say what fails: %q", p.trouble())
+		}
+		p.releaseBuilt(builtAs(one), nil) // which serves
 	}
 	p.rescale(3, 2)
 	if p.serves(sick) || len(p.starts()) != 0 || p.trouble() != "" {
