@@ -37,7 +37,7 @@ func target(r *http.Request) (string, *fault) {
 		return "", badTarget("path holds a backslash, a NUL or a #")
 	case hasDotSegment(u.Path):
 		return "", badTarget("path holds a . or .. segment")
-	case strings.HasPrefix(u.Path, "//") && needsOpaque(u):
+	case strings.HasPrefix(u.RawPath, "//") && needsOpaque(u):
 		return "", badTarget("path starts with // and is not encoded")
 	}
 	return routedPath(u), nil
