@@ -11,7 +11,7 @@ FUZZERS  = FuzzRequest FuzzChunks FuzzStrictConn FuzzTable FuzzResponse
 TIME_UP  = context deadline exceeded
 FINDING  = Failing input written|seed corpus entry|panic:
 
-.PHONY: build run test bench tqbench browser soak edits saves ledger idle slow suites vet generate clean fuzz
+.PHONY: build run test bench tqbench browser soak edits saves ledger idle slow scale suites vet generate clean fuzz
 
 build: ## bin/tqserver
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o bin/tqserver ./cmd/tqserver
@@ -58,6 +58,9 @@ idle: ## 10,000 idle connections: are they held, and what does each cost? (make 
 
 slow: ## 500 slow clients of each kind: is each cut off by its timeout, and what does it cost? (make slow SLOW=n)
 	TQSERVER_SLOW=$(or $(SLOW),500) $(GO) test -count=1 -timeout 0 -run '^TestSlowClients$$' -v ./cmd/tqserver
+
+scale: ## does the number of a page's workers follow the load, both ways? (takes a minute and a half)
+	TQSERVER_SCALE=1 $(GO) test -race -count=1 -run '^TestWorkersFollowTheLoad$$' -v ./cmd/tqserver
 
 suites: ## the test suites of Go and of other projects, with each of their servers behind the proxy (make suites SUITES=chi)
 	TQSERVER_SUITES=$(or $(SUITES),all) $(GO) test -count=1 -timeout 0 -run '^TestSuites$$' -v ./cmd/tqserver
